@@ -1,0 +1,168 @@
+"""The settings of a run: small, validated, documented field by field, JSON in and out.
+
+Fields that are ``None`` are chosen by the recipe (see ``recipe.py``); what it chose is saved with
+the model and printed. Plain dataclasses rather than pydantic models, so that ``lastblock --help``,
+which prints these fields' help texts, costs no import. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+from lastblock.errors import ConfigError
+
+Recipe = Literal["auto", "chapter6"]
+Pooling = Literal["last", "mean", "first", "padded"]
+Balance = Literal["none", "undersample"]
+DType = Literal["auto", "float32", "bfloat16"]
+
+DEFAULT_MODEL = "smollm2-135m-instruct"
+
+
+def _setting(default: Any, help: str) -> Any:
+    return field(default=default, metadata={"help": help})
+
+
+def help_of(config: type, name: str) -> str:
+    """The documentation of one setting, as the command line prints it."""
+    return str(config.__dataclass_fields__[name].metadata["help"])  # type: ignore[attr-defined]
+
+
+def _require(ok: bool, option: str, value: object, wanted: str) -> None:
+    if not ok:
+        raise ConfigError(f"--{option.replace('_', '-')} is {value!r}; it must be {wanted}")
+
+
+def _require_choice(option: str, value: object, choices: Any) -> None:
+    if value is not None:
+        names = get_args(choices)
+        _require(value in names, option, value, "one of " + ", ".join(names))
+
+
+def _require_at_least(option: str, value: float | None, least: float) -> None:
+    if value is not None:
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        _require(number and value >= least, option, value, f"a number of at least {least}")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which examples to learn from, and how to split them."""
+
+    data: str = _setting("", "A CSV or TSV file with a header, or a catalog name (sms-spam).")
+    text_column: str | None = _setting(None, "Column with the texts; found by name if not given.")
+    label_column: str | None = _setting(None, "Column with the labels; found by name if not given.")
+    validation: str | None = _setting(None, "File to validate on, instead of a part of DATA.")
+    test: str | None = _setting(None, "File to test on, instead of a part of DATA.")
+    balance: Balance | None = _setting(
+        None,
+        "undersample: draw the same number of examples from every class, before the split "
+        "(so the scores are those of a balanced set); none: leave as is.",
+    )
+
+    def __post_init__(self) -> None:
+        _require_choice("balance", self.balance, Balance)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which decoder, how much of it is kept, and how its output becomes a classifier's."""
+
+    model: str = _setting(
+        DEFAULT_MODEL, "Decoder: a catalog name, a hub id, a folder or a .gguf file."
+    )
+    depth: int | None = _setting(None, "Blocks to keep; the blocks above are cut off.")
+    trainable_blocks: int | None = _setting(None, "Kept blocks to train, counted from the top.")
+    pooling: Pooling | None = _setting(
+        None,
+        "Token whose state feeds the head: the last real one, the mean of all, the first; "
+        "or the last position of the padded row, as in the book.",
+    )
+    max_length: int | None = _setting(None, "Tokens a text is cut to.")
+    dtype: DType = _setting(
+        "auto", "Arithmetic of the frozen prefix; auto times both at start and takes the faster."
+    )
+
+    def __post_init__(self) -> None:
+        _require(bool(self.model), "model", self.model, "a name, a folder or a .gguf file")
+        for name in ("depth", "trainable_blocks", "max_length"):
+            _require_at_least(name, getattr(self, name), 1)
+        if self.depth is not None and (self.trainable_blocks or 1) > self.depth:
+            raise ConfigError(
+                f"--trainable-blocks {self.trainable_blocks or 1} is more than --depth {self.depth}"
+            )
+        _require_choice("pooling", self.pooling, Pooling)
+        _require_choice("dtype", self.dtype, DType)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How the tail is trained."""
+
+    recipe: Recipe = _setting("auto", "auto: ours; chapter6: the book's procedure, exactly.")
+    seed: int = _setting(123, "Seed of everything drawn at random.")
+    epochs: int | None = _setting(None, "Passes over the training part.")
+    learning_rate: float | None = _setting(None, "Peak learning rate of AdamW.")
+    batch_size: int | None = _setting(None, "Texts in a training step.")
+    weight_decay: float | None = _setting(None, "Weight decay of AdamW.")
+
+    def __post_init__(self) -> None:
+        _require_choice("recipe", self.recipe, Recipe)
+        _require(
+            isinstance(self.seed, int) and 0 <= self.seed < 2**32,
+            "seed",
+            self.seed,
+            "a whole number from 0 to 4294967295",
+        )
+        _require_at_least("epochs", self.epochs, 1)
+        _require_at_least("batch_size", self.batch_size, 1)
+        _require_at_least("weight_decay", self.weight_decay, 0)
+        if self.learning_rate is not None:
+            _require(0 < self.learning_rate < 1, "learning_rate", self.learning_rate, "in (0, 1)")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything ``finetune`` needs: data, model, training and where the result goes."""
+
+    data: DataConfig
+    model: ModelConfig = field(default_factory=ModelConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    output: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a recipe resolved to: every choice of a fit, as it is saved with the model.
+
+    ``decay`` is what the learning rate does after ``warmup`` (a share of all steps): "none" or
+    "cosine" to zero. ``eval_texts`` texts of each part are judged every ``eval_steps`` steps.
+    ``keep_best`` keeps the epoch with the lowest validation loss rather than the last.
+    """
+
+    recipe: Recipe
+    model: str
+    seed: int
+    depth: int
+    trainable_blocks: int
+    pooling: Pooling
+    max_length: int
+    dtype: Literal["float32", "bfloat16"]
+    epochs: int
+    learning_rate: float
+    batch_size: int
+    weight_decay: float
+    warmup: float
+    decay: Literal["none", "cosine"]
+    drop_last: bool
+    eval_steps: int
+    eval_texts: int
+    keep_best: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)

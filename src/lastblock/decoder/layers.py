@@ -1,0 +1,212 @@
+"""The layers of a decoder: norms, rotary embedding, attention, MLP, and the block they form.
+
+GPT-2 and the Llama family differ in a few facts, all of them fields of ``DecoderConfig``:
+
+    GPT-2    LayerNorm, positions learned and added at the start, one key head per query head,
+             MLP = down(gelu(up(x)))
+    Llama    RMSNorm, positions rotated into queries and keys, fewer key heads than query heads,
+             MLP = down(silu(gate(x)) * up(x))
+    Mistral  Llama that sees only the last ``window`` positions
+    Qwen     Llama with a bias on queries, keys and values (2), or with normed queries and keys (3)
+    Gemma 3  Qwen 3 with norms after attention and MLP too, each multiplying by 1 + weight,
+             and a window in five blocks of six
+
+Query, key and value projections are one product, as are gate and up: fewer, larger products are
+faster. Knows no checkpoint names, no labels and no text.
+
+B is the number of texts, T tokens in the longest, C ``hidden_size``, H query heads, K key-value
+heads, D ``head_dim``.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lastblock.decoder.config import DecoderConfig, Rope
+
+RotaryTables = tuple[Tensor, Tensor]  # cos and sin, each (T, D)
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * (offset + weight), over the last axis (Zhang & Sennrich 2019)."""
+
+    def __init__(self, size: int, eps: float, offset: float = 0.0) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(size))
+        self.eps, self.offset = eps, offset
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight + self.offset if self.offset else self.weight
+        return F.rms_norm(x, weight.shape, weight, self.eps)
+
+
+def make_norm(config: DecoderConfig) -> nn.Module:
+    if config.norm == "layer":
+        return nn.LayerNorm(config.hidden_size, config.norm_eps)
+    return RMSNorm(config.hidden_size, config.norm_eps, config.norm_offset)
+
+
+def rotary_tables(rope: Rope, head_dim: int, length: int) -> RotaryTables:
+    """cos and sin of every position's angles, float32, each (length, head_dim).
+
+    Su et al. 2021, section 3.4.2, in the half-split order of Llama checkpoints; "llama3" scaling
+    as in the Llama 3.1 release: long wavelengths are divided by ``factor``, short ones kept, and
+    those between blended.
+    """
+    half = torch.arange(0, head_dim, 2, dtype=torch.int64).float() / head_dim
+    frequency = 1.0 / (rope.theta**half)  # (D/2,)
+    if rope.scaling is not None:
+        frequency = _scale_frequency(frequency, dict(rope.scaling))
+    angle = torch.outer(torch.arange(length).float(), frequency)  # (T, D/2)
+    angle = torch.cat((angle, angle), dim=-1)
+    return angle.cos(), angle.sin()
+
+
+def _scale_frequency(frequency: Tensor, scaling: dict[str, float]) -> Tensor:
+    factor = scaling["factor"]
+    if scaling["rope_type"] == "linear":
+        return frequency / factor
+    original = scaling["original_max_position_embeddings"]
+    low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
+    wavelength = 2 * math.pi / frequency
+    smooth = ((original / wavelength - low) / (high - low)).clamp(0, 1)
+    return (1 - smooth) * frequency / factor + smooth * frequency
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn each pair (x[i], x[i + D/2]) by its position's angle; x is (..., D)."""
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat((-second, first), dim=-1) * sin
+
+
+class Attention(nn.Module):
+    """Causal self-attention, grouped-query if the configuration says so (Ainslie et al. 2023)."""
+
+    def __init__(self, config: DecoderConfig, window: int | None) -> None:
+        super().__init__()
+        self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
+        self.head_dim, self.scale, self.window = config.head_dim, config.attention_scale, window
+        width = (self.heads + 2 * self.kv_heads) * self.head_dim
+        self.qkv = nn.Linear(config.hidden_size, width, bias=config.qkv_bias)
+        self.out = nn.Linear(self.heads * self.head_dim, config.hidden_size, bias=config.out_bias)
+        norms = (
+            RMSNorm(self.head_dim, config.norm_eps, config.norm_offset) if config.qk_norm else None
+            for _ in range(2)
+        )
+        self.q_norm, self.k_norm = norms
+
+    def forward(self, x: Tensor, rotary: RotaryTables | None) -> Tensor:
+        """(B, T, C) -> (B, T, C); token t sees tokens up to t."""
+        heads = self.qkv(x).unflatten(-1, (-1, self.head_dim))  # (B, T, H + 2K, D)
+        q, k, v = heads.split([self.heads, self.kv_heads, self.kv_heads], dim=2)
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
+        if rotary is not None:
+            cos, sin = (table.unsqueeze(1) for table in rotary)  # (T, 1, D), for every head
+            q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        q, k, v = (part.transpose(1, 2) for part in (q, k, v))  # (B, H or K, T, D)
+        mask = self._window_mask(x.shape[1], x.device)
+        y = F.scaled_dot_product_attention(
+            q,
+            k,
+            v,
+            attn_mask=mask,
+            is_causal=mask is None,
+            scale=self.scale,
+            enable_gqa=self.heads != self.kv_heads,
+        )
+        return self.out(y.transpose(1, 2).flatten(2))
+
+    def forward_at(self, x: Tensor, position: Tensor, rotary: RotaryTables | None) -> Tensor:
+        """(B, T, C), (B,) -> (B, C): what ``forward`` gives at one position of each text.
+
+        Keys and values are computed for every token, the query and the output projection for
+        the asked one alone.
+        """
+        q_width = self.heads * self.head_dim
+        weight, bias = self.qkv.weight, self.qkv.bias
+        q_bias, kv_bias = (None, None) if bias is None else (bias[:q_width], bias[q_width:])
+        rows = torch.arange(x.shape[0], device=x.device)
+        q = F.linear(x[rows, position], weight[:q_width], q_bias)
+        q = q.unflatten(-1, (self.heads, self.head_dim))  # (B, H, D)
+        kv = F.linear(x, weight[q_width:], kv_bias).unflatten(-1, (-1, self.head_dim))
+        k, v = kv.chunk(2, dim=2)  # (B, T, K, D)
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
+        if rotary is not None:
+            cos, sin = rotary
+            q = rotate(q, cos[position].unsqueeze(1), sin[position].unsqueeze(1))
+            k = rotate(k, cos.unsqueeze(1), sin.unsqueeze(1))
+        # The query heads that share a key head stand as that head's queries: (B, K, H/K, D).
+        q = q.unflatten(1, (self.kv_heads, -1))
+        column = torch.arange(x.shape[1], device=x.device)
+        seen = column <= position[:, None]  # (B, T)
+        if self.window is not None:
+            seen &= column > position[:, None] - self.window
+        y = F.scaled_dot_product_attention(
+            q,
+            k.transpose(1, 2),
+            v.transpose(1, 2),
+            attn_mask=seen[:, None, None, :],
+            scale=self.scale,
+        )
+        return self.out(y.flatten(1))
+
+    def _window_mask(self, length: int, device: torch.device) -> Tensor | None:
+        """(T, T), true where seen; None where the plain causal mask says the same."""
+        if self.window is None or length <= self.window:
+            return None
+        seen = torch.ones(length, length, dtype=torch.bool, device=device).tril()
+        return seen.triu(1 - self.window)
+
+
+class MLP(nn.Module):
+    """GPT-2's two-layer MLP, or the gated one (Shazeer 2020, SwiGLU and GEGLU)."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        inner, bias = config.intermediate_size, config.mlp_bias
+        self.gated, self.gelu = config.gated_mlp, config.activation == "gelu_tanh"
+        if self.gated:
+            self.gate_up = nn.Linear(config.hidden_size, 2 * inner, bias=bias)
+        else:
+            self.up = nn.Linear(config.hidden_size, inner, bias=bias)
+        self.down = nn.Linear(inner, config.hidden_size, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.gated:
+            gate, up = self.gate_up(x).chunk(2, dim=-1)
+            return self.down(self._activate(gate) * up)
+        return self.down(self._activate(self.up(x)))
+
+    def _activate(self, x: Tensor) -> Tensor:
+        return F.gelu(x, approximate="tanh") if self.gelu else F.silu(x)
+
+
+class Block(nn.Module):
+    """One transformer layer: attention, then MLP, each added to what came in."""
+
+    def __init__(self, config: DecoderConfig, index: int) -> None:
+        super().__init__()
+        self.attn_norm = make_norm(config)
+        self.attn = Attention(config, config.windows[index])
+        self.attn_post_norm = make_norm(config) if config.post_norms else nn.Identity()
+        self.mlp_norm = make_norm(config)
+        self.mlp = MLP(config)
+        self.mlp_post_norm = make_norm(config) if config.post_norms else nn.Identity()
+
+    def forward(self, x: Tensor, rotary: RotaryTables | None) -> Tensor:
+        """(B, T, C) -> (B, T, C)."""
+        x = x + self.attn_post_norm(self.attn(self.attn_norm(x), rotary))
+        return x + self.mlp_post_norm(self.mlp(self.mlp_norm(x)))
+
+    def forward_at(self, x: Tensor, position: Tensor, rotary: RotaryTables | None) -> Tensor:
+        """(B, T, C), (B,) -> (B, C): the block's output at one position of each text."""
+        rows = torch.arange(x.shape[0], device=x.device)
+        attended = self.attn.forward_at(self.attn_norm(x), position, rotary)
+        here = x[rows, position] + self.attn_post_norm(attended)
+        return here + self.mlp_post_norm(self.mlp(self.mlp_norm(here)))

@@ -1,0 +1,296 @@
+"""TextClassifier: fit, predict, predict_proba, score, save, load.
+
+``fit`` is the only wiring of the in-memory take: tokenizer → decoder → settings → classifier →
+activations → train. Whoever trains ends here: the file-to-file take, the command line, a grid
+search.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.exceptions import NotFittedError
+
+from lastblock import checkpoint, recipe
+from lastblock.classifier import SequenceClassifier
+from lastblock.config import DEFAULT_MODEL, ModelConfig, TrainConfig
+from lastblock.data.examples import Label
+from lastblock.data.split import holdout
+from lastblock.decoder import catalog, hub, loading
+from lastblock.errors import DataError
+from lastblock.inference import TextModel
+from lastblock.runtime import Progress, Silent, Stopwatch, seed_everything
+from lastblock.tokenization.tokenizer import Tokenizer
+from lastblock.training import Encoded, train_tail
+
+# With fewer training texts than this none are held out to choose the best epoch by: a handful
+# would say too little, and be missed.
+HOLDOUT_FROM = 100
+HOLDOUT_FRACTION = 0.1
+
+
+class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+    """A text classifier made from a pretrained decoder, as a scikit-learn estimator.
+
+    Parameters that are None are chosen by the recipe; ``model_.settings`` holds what it chose.
+
+    Args:
+        model: a catalog name, a hub id, a folder or a .gguf file.
+        recipe: "auto", or "chapter6" for the book's procedure.
+        depth: blocks to keep.
+        trainable_blocks: kept blocks to train, counted from the top.
+        pooling: "last", "mean", "first" or "padded".
+        max_length: tokens a text is cut to.
+        dtype: of the frozen prefix: "auto", "float32" or "bfloat16".
+        epochs: passes over the training texts.
+        learning_rate: peak learning rate of AdamW.
+        batch_size: texts in a step.
+        weight_decay: of AdamW.
+        random_state: seed of everything drawn at random.
+
+    Attributes:
+        classes_: the labels (n_classes,), sorted, of the type they were given in.
+        model_: the TextModel that predicts.
+        history_: losses and accuracies seen while training.
+        initial_tail_: the tail's weights before training, by name.
+        seconds_: time spent by step.
+
+    Example:
+        >>> clf = TextClassifier().fit(texts, labels)  # doctest: +SKIP
+        >>> clf.predict(["Are we still on for dinner?"])  # doctest: +SKIP
+        array(['ham'], dtype='<U4')
+    """
+
+    def __init__(
+        self,
+        model: str = DEFAULT_MODEL,
+        *,
+        recipe: str = "auto",
+        depth: int | None = None,
+        trainable_blocks: int | None = None,
+        pooling: str | None = None,
+        max_length: int | None = None,
+        dtype: str = "auto",
+        epochs: int | None = None,
+        learning_rate: float | None = None,
+        batch_size: int | None = None,
+        weight_decay: float | None = None,
+        random_state: int = 123,
+    ) -> None:
+        self.model = model
+        self.recipe = recipe
+        self.depth = depth
+        self.trainable_blocks = trainable_blocks
+        self.pooling = pooling
+        self.max_length = max_length
+        self.dtype = dtype
+        self.epochs = epochs
+        self.learning_rate = learning_rate
+        self.batch_size = batch_size
+        self.weight_decay = weight_decay
+        self.random_state = random_state
+
+    def fit(
+        self,
+        X: Iterable[str],
+        y: Iterable[Label],
+        *,
+        validation: tuple[Sequence[str], Sequence[Label]] | None = None,
+        progress: Progress | None = None,
+    ) -> TextClassifier:
+        """Train on texts (n,) and labels (n,), strings or integers.
+
+        ``validation`` (texts, labels) chooses the best epoch; without it, a tenth of the texts
+        is held out for that where there are enough.
+
+        Raises:
+            ConfigError: a setting is out of range or does not fit the decoder.
+            DataError: texts or labels cannot be used.
+            DownloadError, WeightsError: the decoder cannot be had or read.
+        """
+        model_config, train_config = self._configs()
+        texts, labels = _check_texts(X), _check_labels(y)
+        self.classes_, numbers = _number(texts, labels)
+        progress, watch = progress or Silent(), Stopwatch()
+        generator = seed_everything(self.random_state)
+        fit_on, held_out = self._parts(texts, labels, numbers, validation)
+
+        with watch("weights"):
+            files = hub.resolve(self.model, progress)
+            tokenizer = Tokenizer.from_pretrained(files.folder)
+        with watch("tokenize"):
+            encoded = tokenizer.encode_batch(fit_on[0])
+        settings = recipe.resolve(
+            model_config,
+            train_config,
+            loading.read_config(files.folder),
+            [len(ids) for ids in encoded],
+            catalog.learning_rate(self.model),
+        )
+        with watch("weights"):
+            classifier = SequenceClassifier(
+                loading.load_decoder(files.folder, depth=settings.depth),
+                len(self.classes_),
+                trainable_blocks=settings.trainable_blocks,
+                pooling="last" if settings.pooling == "padded" else settings.pooling,
+            )
+            classifier.set_prefix_dtype(getattr(torch, settings.dtype))
+        model = TextModel(tokenizer, classifier, self.classes_.tolist(), settings)
+        with watch("tokenize"):
+            train = Encoded(model.encode(fit_on[0]), fit_on[1])
+            validate = held_out and Encoded(model.encode(held_out[0]), held_out[1])
+        with watch("activations"):
+            everything = [*train.sequences, *(validate.sequences if validate else ())]
+            model.store.fill(classifier, everything, progress)
+        self.initial_tail_ = classifier.tail_state()
+        with watch("train"):
+            self.history_ = train_tail(
+                classifier, model.store, train, validate, settings, generator, progress
+            )
+        self.model_, self.seconds_ = model, dict(watch.seconds)
+        return self
+
+    def predict_proba(self, X: Iterable[str]) -> npt.NDArray[np.float64]:
+        """Probabilities (n, n_classes), columns in the order of ``classes_``."""
+        self._check_fitted()
+        return self.model_.predict_proba(_check_texts(X))
+
+    def predict(self, X: Iterable[str]) -> npt.NDArray[Any]:
+        """The most probable label of each text, (n,)."""
+        probabilities = self.predict_proba(X)
+        labels: npt.NDArray[Any] = self.classes_[probabilities.argmax(axis=1)]
+        return labels
+
+    def save(self, folder: str | Path) -> None:
+        """Write a model folder; see ``checkpoint.save``."""
+        self._check_fitted()
+        checkpoint.save(self.model_, folder)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> TextClassifier:
+        """Read a model folder; the result predicts, and can be fitted anew."""
+        model = checkpoint.load(folder)
+        settings = model.settings
+        classifier = cls(
+            settings.model,
+            recipe=settings.recipe,
+            depth=settings.depth,
+            trainable_blocks=settings.trainable_blocks,
+            pooling=settings.pooling,
+            max_length=settings.max_length,
+            dtype=settings.dtype,
+            epochs=settings.epochs,
+            learning_rate=settings.learning_rate,
+            batch_size=settings.batch_size,
+            weight_decay=settings.weight_decay,
+            random_state=settings.seed,
+        )
+        classifier.model_ = model
+        classifier.classes_ = np.asarray(model.classes)
+        return classifier
+
+    def _configs(self) -> tuple[ModelConfig, TrainConfig]:
+        model = ModelConfig(
+            model=self.model,
+            depth=self.depth,
+            trainable_blocks=self.trainable_blocks,
+            pooling=self.pooling,  # type: ignore[arg-type]
+            max_length=self.max_length,
+            dtype=self.dtype,  # type: ignore[arg-type]
+        )
+        train = TrainConfig(
+            recipe=self.recipe,  # type: ignore[arg-type]
+            seed=self.random_state,
+            epochs=self.epochs,
+            learning_rate=self.learning_rate,
+            batch_size=self.batch_size,
+            weight_decay=self.weight_decay,
+        )
+        return model, train
+
+    def _parts(
+        self,
+        texts: list[str],
+        labels: list[Label],
+        numbers: npt.NDArray[np.int64],
+        validation: tuple[Sequence[str], Sequence[Label]] | None,
+    ) -> tuple[_Part, _Part | None]:
+        """The texts to train on and those to choose the best epoch by, with class numbers."""
+        if validation is not None:
+            held_out = _check_texts(validation[0])
+            return (texts, numbers), (held_out, self.number(validation[1], held_out))
+        if len(texts) < HOLDOUT_FROM:
+            return (texts, numbers), None
+        kept, held = holdout(texts, labels, fraction=HOLDOUT_FRACTION, seed=self.random_state)
+        return _take(texts, numbers, kept), _take(texts, numbers, held)
+
+    def number(self, labels: Iterable[Label], texts: Sequence[str]) -> npt.NDArray[np.int64]:
+        """Labels (n,) as indices into ``classes_``, int64.
+
+        Raises:
+            DataError: a label was not there in training, or there is not one for each text.
+        """
+        given = _check_labels(labels)
+        if len(given) != len(texts):
+            raise DataError(f"{len(texts)} texts but {len(given)} labels; each text needs one")
+        number = {label: i for i, label in enumerate(self.classes_.tolist())}
+        for label in given:
+            if label not in number:
+                raise DataError(
+                    f"label {label!r} was not there in training; known: "
+                    + ", ".join(map(repr, list(number)[:20]))
+                )
+        return np.array([number[label] for label in given], dtype=np.int64)
+
+    def _check_fitted(self) -> None:
+        if not hasattr(self, "model_"):
+            raise NotFittedError("this TextClassifier is not fitted yet; call fit or load first")
+
+
+_Part = tuple[list[str], npt.NDArray[np.int64]]
+
+
+def _take(texts: list[str], numbers: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]) -> _Part:
+    return [texts[i] for i in rows], numbers[rows]
+
+
+def _check_texts(texts: Iterable[str]) -> list[str]:
+    if isinstance(texts, str | bytes):
+        raise DataError("one string was given where a list of texts is wanted; put it in a list")
+    checked = list(texts)
+    for i, text in enumerate(checked):
+        if not isinstance(text, str):
+            raise DataError(f"text {i} is of type {type(text).__name__}; texts must be strings")
+    return checked
+
+
+def _check_labels(labels: Iterable[Label]) -> list[Label]:
+    """Labels as plain Python values (numpy's own scalars become the values they hold)."""
+    given = [label.item() if isinstance(label, np.generic) else label for label in labels]
+    for i, label in enumerate(given):
+        if not isinstance(label, str | int):
+            raise DataError(
+                f"label {i} is {label!r} of type {type(label).__name__}; labels must be strings "
+                "or integers"
+            )
+    return given
+
+
+def _number(
+    texts: list[str], labels: list[Label]
+) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
+    """Sorted classes (n_classes,) and each label's index in them (n,)."""
+    if len(texts) != len(labels):
+        raise DataError(f"{len(texts)} texts but {len(labels)} labels; each text needs one")
+    if len({type(label) for label in labels}) > 1:
+        raise DataError("labels are of different types; give all as strings or all as integers")
+    classes, numbers = np.unique(np.asarray(labels), return_inverse=True)
+    if len(classes) < 2:
+        raise DataError(f"there is one class only ({classes.tolist()}); a classifier needs two")
+    return classes, numbers.astype(np.int64)

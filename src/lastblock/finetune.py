@@ -1,0 +1,239 @@
+"""finetune(config): the whole take, file to file, top to bottom. Read this first.
+
+    read → inspect → balance → split → fit (tokenize, load, cut, cache, train) → evaluate → save
+
+Knows files and reports; what happens in memory between texts and a trained model is
+``TextClassifier.fit``. Prints nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lastblock import checkpoint
+from lastblock.baseline import fit_baseline
+from lastblock.config import DataConfig, RunConfig
+from lastblock.data.balance import undersample
+from lastblock.data.catalog import load_examples
+from lastblock.data.examples import Examples
+from lastblock.data.inspection import Inspection, check_trainable, count_shared, inspect
+from lastblock.data.split import holdout, shuffled_split, stratified_split
+from lastblock.estimator import TextClassifier
+from lastblock.evaluation import evaluate
+from lastblock.recipe import DATA_RULES, DataRules
+from lastblock.report import write_report
+from lastblock.runtime import Progress, Silent, Stopwatch
+
+# Shares of a file that each part gets: the book's, in both recipes.
+FRACTIONS = {"train": 0.7, "validation": 0.1, "test": 0.2}
+
+Parts = dict[str, Examples]  # "train", "validation", "test", in this order
+
+
+@dataclass(frozen=True)
+class FinetuneResult:
+    """A trained classifier, everything known about it, and where it was saved."""
+
+    classifier: TextClassifier
+    report: dict[str, Any]
+    folder: Path | None
+
+
+def finetune(config: RunConfig, progress: Progress | None = None) -> FinetuneResult:
+    """Train a classifier on a data file and save it with its report.
+
+    Raises:
+        LastblockError: with one line that says what, where and what to do.
+    """
+    progress, watch = progress or Silent(), Stopwatch()
+    target = None if config.output is None else checkpoint.check_target(config.output)
+    with watch("total"):
+        rules = DATA_RULES[config.train.recipe]
+        examples, found = read(config.data, progress)
+        parts = split(examples, config, rules, progress)
+        classifier = _fit(config, parts, progress)
+        scores = _scores(classifier, parts, watch, progress)
+        with watch("evaluate"):
+            baseline = _baseline_scores(classifier, parts, config.train.seed)
+    shared = count_shared(parts["train"].texts, parts["test"].texts)
+    report = {
+        "data": {
+            "source": examples.source,
+            **found.to_dict(),
+            "test_texts_in_train": shared,
+            "notes": list(examples.notes),
+        },
+        "settings": {
+            **classifier.model_.settings.to_dict(),
+            "balance": _balance(config, rules),
+        },
+        **scores,
+        "baseline": baseline,
+        "seconds": _add(classifier.seconds_, watch.seconds),
+        "tokens": classifier.model_.store.tokens_computed,
+    }
+    if target is not None:
+        with checkpoint.staged(target) as folder:
+            checkpoint.write(classifier.model_, folder)
+            write_report(folder, report, classifier.history_)
+    return FinetuneResult(classifier, report, target)
+
+
+def read(data: DataConfig, progress: Progress) -> tuple[Examples, Inspection]:
+    """READ and INSPECT: the examples, and what was found, said in plain words."""
+    examples = load_examples(
+        data.data,
+        text_column=data.text_column,
+        label_column=data.label_column,
+        progress=progress,
+    )
+    check_trainable(examples)
+    for note in examples.notes:
+        progress.say(note)
+    found = inspect(examples)
+    counts = ", ".join(f"{count:,} {name}" for name, count in found.classes.items())
+    progress.say(
+        f"{examples.source}: {found.rows:,} rows ({counts}); "
+        f"{found.duplicates:,} repeat an earlier row's text"
+    )
+    return examples, found
+
+
+def split(examples: Examples, config: RunConfig, rules: DataRules, progress: Progress) -> Parts:
+    """BALANCE and SPLIT: train, validation and test, from one file or the files given."""
+    seed = config.train.seed
+    if _balance(config, rules) == "undersample":
+        examples = examples.take(undersample(examples.labels, seed=seed))
+        progress.say(
+            f"balanced before the split: {len(examples):,} rows, the same number from every "
+            "class; the scores are those of a balanced set"
+        )
+    parts = _draw(examples, config.data, rules, seed)
+    sizes = " / ".join(f"{len(part):,}" for part in parts.values())
+    progress.say(f"split into train / validation / test: {sizes}")
+    return parts
+
+
+def _draw(examples: Examples, data: DataConfig, rules: DataRules, seed: int) -> Parts:
+    given = {
+        name: load_examples(path, text_column=data.text_column, label_column=data.label_column)
+        for name, path in (("validation", data.validation), ("test", data.test))
+        if path is not None
+    }
+    if len(given) == 2:
+        drawn = {"train": examples}
+    elif given:
+        # One part came as a file: the other is drawn from DATA at the share it always has.
+        missing = "test" if "validation" in given else "validation"
+        fraction = FRACTIONS[missing] / (1 - sum(FRACTIONS[name] for name in given))
+        kept, held = holdout(examples.texts, examples.labels, fraction=fraction, seed=seed)
+        drawn = {"train": examples.take(kept), missing: examples.take(held)}
+    else:
+        fractions = (FRACTIONS["train"], FRACTIONS["validation"], FRACTIONS["test"])
+        if rules.keep_equal_texts_together:
+            rows = stratified_split(
+                examples.texts, examples.labels, fractions=fractions, seed=seed
+            )
+        else:
+            rows = shuffled_split(len(examples), seed=seed)
+        drawn = {name: examples.take(getattr(rows, name)) for name in FRACTIONS}
+    together = drawn | given
+    return {name: together[name] for name in FRACTIONS}
+
+
+def _fit(config: RunConfig, parts: Parts, progress: Progress) -> TextClassifier:
+    model, train = config.model, config.train
+    classifier = TextClassifier(
+        model.model,
+        recipe=train.recipe,
+        depth=model.depth,
+        trainable_blocks=model.trainable_blocks,
+        pooling=model.pooling,
+        max_length=model.max_length,
+        dtype=model.dtype,
+        epochs=train.epochs,
+        learning_rate=train.learning_rate,
+        batch_size=train.batch_size,
+        weight_decay=train.weight_decay,
+        random_state=train.seed,
+    )
+    validation = parts["validation"]
+    return classifier.fit(
+        parts["train"].texts,
+        parts["train"].labels,
+        validation=(validation.texts, validation.labels) if len(validation) else None,
+        progress=progress,
+    )
+
+
+def _scores(
+    classifier: TextClassifier, parts: Parts, watch: Stopwatch, progress: Progress
+) -> dict[str, Any]:
+    """EVALUATE every part, as trained and as it was before training."""
+    model = classifier.model_
+    with watch("tokenize"):
+        encoded = {name: model.encode(part.texts) for name, part in parts.items() if len(part)}
+    with watch("activations"):
+        model.store.fill(model.classifier, encoded.get("test", []), progress)
+    numbers = {name: classifier.number(parts[name].labels, parts[name].texts) for name in encoded}
+
+    def judge() -> dict[str, Any]:
+        return {
+            name: evaluate(numbers[name], model.probabilities(ids), model.class_names).to_dict()
+            for name, ids in encoded.items()
+        }
+
+    with watch("evaluate"):
+        trained = model.classifier.tail_state()
+        model.classifier.load_tail_state(classifier.initial_tail_)
+        before = judge()
+        model.classifier.load_tail_state(trained)
+        return {"splits": judge(), "before_training": before}
+
+
+def _baseline_scores(classifier: TextClassifier, parts: Parts, seed: int) -> dict[str, Any]:
+    """What TF-IDF and logistic regression reach on the same split."""
+    train, names = parts["train"], classifier.model_.class_names
+    numbers = classifier.number(train.labels, train.texts)
+    baseline = fit_baseline(train.texts, numbers, len(names), seed)
+    scores = {}
+    for part in ("validation", "test"):
+        examples = parts[part]
+        if len(examples):
+            truth = classifier.number(examples.labels, examples.texts)
+            probabilities = baseline.predict_proba(examples.texts)
+            scores[part] = evaluate(truth, probabilities, names).to_dict()
+    return scores
+
+
+def evaluate_file(
+    folder: str | Path,
+    data: str,
+    *,
+    text_column: str | None = None,
+    label_column: str | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Scores of a saved model on a labelled file, with the names of its classes.
+
+    Raises:
+        SavedModelError, DataError: the model or the file cannot be used.
+    """
+    classifier = TextClassifier.load(folder)
+    examples = load_examples(data, text_column=text_column, label_column=label_column)
+    numbers = classifier.number(examples.labels, examples.texts)
+    model = classifier.model_
+    probabilities = model.predict_proba(examples.texts, progress)
+    scores = evaluate(numbers, probabilities, model.class_names).to_dict()
+    return {**scores, "classes": model.class_names}
+
+
+def _balance(config: RunConfig, rules: DataRules) -> str:
+    return config.data.balance or rules.balance
+
+
+def _add(*seconds: dict[str, float]) -> dict[str, float]:
+    names = ("weights", "tokenize", "activations", "train", "evaluate", "total")
+    return {name: round(sum(s.get(name, 0.0) for s in seconds), 3) for name in names}

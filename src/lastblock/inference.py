@@ -1,0 +1,72 @@
+"""TextModel: texts in, probabilities out; the one place that calls the model on texts.
+
+Estimator, command line and server all end here. Knows label names; knows no files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from lastblock.activations import ActivationStore, run_tail
+from lastblock.classifier import SequenceClassifier
+from lastblock.config import Settings
+from lastblock.data.examples import Label
+from lastblock.runtime import Progress
+from lastblock.tokenization.batching import TokenIds
+from lastblock.tokenization.tokenizer import Tokenizer
+
+
+@dataclass
+class TextModel:
+    """A tokenizer and a classifier that belong together, and the names of the classes.
+
+    ``store`` holds activations known already (those of the training texts, after a fit).
+    """
+
+    tokenizer: Tokenizer
+    classifier: SequenceClassifier
+    classes: list[Label]
+    settings: Settings
+    store: ActivationStore = field(default_factory=ActivationStore)
+
+    @property
+    def class_names(self) -> list[str]:
+        """The classes as strings, for tables and files."""
+        return [str(label) for label in self.classes]
+
+    def encode(self, texts: Sequence[str]) -> list[TokenIds]:
+        """Token ids as the classifier wants them: cut to ``max_length``, never empty.
+
+        With pooling "padded" each is filled with the end-of-text token to ``max_length``, and
+        the filling counts as text: the head reads its last position, as in the book.
+        """
+        encoded = self.tokenizer.encode_batch(texts)
+        return [self._fit_length(ids) for ids in encoded]
+
+    def _fit_length(self, ids: TokenIds) -> TokenIds:
+        length = self.settings.max_length
+        wanted = length if self.settings.pooling == "padded" else 1
+        if len(ids) < wanted:
+            filling = np.full(wanted - len(ids), self.tokenizer.end_of_text, dtype=ids.dtype)
+            return np.concatenate([ids, filling])
+        return np.ascontiguousarray(ids[:length])
+
+    def predict_proba(
+        self, texts: Sequence[str], progress: Progress | None = None
+    ) -> npt.NDArray[np.float64]:
+        """Probabilities (n, n_classes), float64, columns in the order of ``classes``."""
+        if len(texts) == 0:
+            return np.empty((0, len(self.classes)))
+        return self.probabilities(self.encode(texts), progress)
+
+    def probabilities(
+        self, sequences: Sequence[TokenIds], progress: Progress | None = None
+    ) -> npt.NDArray[np.float64]:
+        """The same, from token ids."""
+        logits = run_tail(self.classifier, sequences, self.store, progress)
+        return torch.softmax(logits.double(), dim=1).numpy()

@@ -1,0 +1,113 @@
+"""Recipes: which settings a run takes where the user gave none.
+
+``chapter6`` is the procedure of chapter 6 of Raschka, "Build a Large Language Model (From
+Scratch)" (Manning, 2024), as it stands there. ``auto`` is ours; what its constants rest on is
+written down in docs/experiments.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lastblock.config import Balance, ModelConfig, Settings, TrainConfig
+from lastblock.decoder.config import DecoderConfig
+from lastblock.errors import ConfigError
+from lastblock.runtime import faster_dtype
+
+# A text longer than this is cut by `auto` unless --max-length says otherwise: beyond it the
+# frozen pass costs more than most texts' later parts tell.
+AUTO_MAX_LENGTH = 512
+
+
+@dataclass(frozen=True)
+class DataRules:
+    """What a recipe does to the data before training."""
+
+    balance: Balance
+    keep_equal_texts_together: bool
+
+
+DATA_RULES = {
+    "auto": DataRules(balance="none", keep_equal_texts_together=True),
+    "chapter6": DataRules(balance="undersample", keep_equal_texts_together=False),
+}
+
+
+def resolve(
+    model: ModelConfig,
+    train: TrainConfig,
+    decoder: DecoderConfig,
+    lengths: Sequence[int],
+    chapter6_learning_rate: float,
+) -> Settings:
+    """Every setting of a fit: the user's where given, else the recipe's.
+
+    Args:
+        model: the user's choices about the decoder.
+        train: the user's choices about training.
+        decoder: the shape of the pretrained decoder.
+        lengths: tokens of each training text.
+        chapter6_learning_rate: the model catalog's, for the book's procedure.
+
+    Raises:
+        ConfigError: a choice does not fit this decoder.
+    """
+    settings = _chapter6 if train.recipe == "chapter6" else _auto
+    chosen = settings(decoder, lengths, chapter6_learning_rate)
+    for config in (model, train):
+        given = {k: v for k, v in vars(config).items() if v is not None}
+        chosen |= given
+    _check_against(decoder, chosen)
+    if chosen["dtype"] == "auto":
+        chosen["dtype"] = faster_dtype(decoder.intermediate_size, decoder.hidden_size)
+    return Settings(**chosen)  # type: ignore[arg-type]
+
+
+def _chapter6(
+    decoder: DecoderConfig, lengths: Sequence[int], learning_rate: float
+) -> dict[str, object]:
+    return {
+        "depth": decoder.num_hidden_layers,
+        "trainable_blocks": 1,
+        "pooling": "padded",
+        "max_length": min(max(lengths), decoder.max_position_embeddings),
+        "epochs": 5,
+        "learning_rate": learning_rate,
+        "batch_size": 8,
+        "weight_decay": 0.1,
+        "warmup": 0.0,
+        "decay": "none",
+        "drop_last": True,
+        "eval_steps": 50,
+        "eval_texts": 5 * 8,  # five batches
+        "keep_best": False,
+    }
+
+
+def _auto(decoder: DecoderConfig, lengths: Sequence[int], _: float) -> dict[str, object]:
+    return {
+        "depth": max(1, round(decoder.num_hidden_layers * 2 / 3)),
+        "trainable_blocks": 1,
+        "pooling": "last",
+        "max_length": min(AUTO_MAX_LENGTH, decoder.max_position_embeddings),
+        "epochs": 5,
+        "learning_rate": 1e-3,
+        "batch_size": 16,
+        "weight_decay": 0.1,
+        "warmup": 0.1,
+        "decay": "cosine",
+        "drop_last": False,
+        "eval_steps": max(1, len(lengths) // (16 * 4)),  # about four times an epoch
+        "eval_texts": 128,
+        "keep_best": True,
+    }
+
+
+def _check_against(decoder: DecoderConfig, chosen: dict[str, object]) -> None:
+    limits = {"depth": decoder.num_hidden_layers, "max_length": decoder.max_position_embeddings}
+    for name, most in limits.items():
+        if int(chosen[name]) > most:  # type: ignore[call-overload]
+            raise ConfigError(
+                f"--{name.replace('_', '-')} {chosen[name]} is more than this decoder has ({most})"
+            )

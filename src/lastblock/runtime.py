@@ -1,0 +1,100 @@
+"""The one place that asks the machine: cache folder, threads, dtype, seed, progress.
+
+Knows no model, no data and no command line.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol
+
+if TYPE_CHECKING:
+    import torch
+
+# bfloat16 has to be this much faster before it is worth its rounding; well away from 1, so that
+# the same machine chooses the same dtype every time.
+WORTH_BFLOAT16 = 1.3
+
+
+class Progress(Protocol):
+    """How long work tells that it goes on; the library's default says nothing."""
+
+    def task(
+        self, name: str, total: int, unit: str = ""
+    ) -> AbstractContextManager[Callable[[int], None]]:
+        """A context manager that yields ``advance(k)``, to be called as k more units are done."""
+        ...
+
+    def say(self, line: str) -> None:
+        """One plain sentence about what was found or done."""
+        ...
+
+
+class Silent:
+    """Progress that is not shown."""
+
+    @contextmanager
+    def task(self, name: str, total: int, unit: str = "") -> Iterator[Callable[[int], None]]:
+        yield lambda k: None
+
+    def say(self, line: str) -> None:
+        pass
+
+
+def cache_folder() -> Path:
+    """``LASTBLOCK_CACHE`` if set, else this platform's cache folder; not created here."""
+    given = os.environ.get("LASTBLOCK_CACHE")
+    if given:
+        return Path(given).expanduser()
+    from platformdirs import user_cache_dir
+
+    return Path(user_cache_dir("lastblock", appauthor=False))
+
+
+class Stopwatch:
+    """Seconds spent by name: ``with watch("train"): ...`` adds to ``watch.seconds["train"]``."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] += time.perf_counter() - start
+
+
+def seed_everything(seed: int) -> torch.Generator:
+    """Seed torch's global generator (new heads draw from it); return one for everything else."""
+    import torch
+
+    torch.manual_seed(seed)
+    return torch.Generator().manual_seed(seed)
+
+
+def faster_dtype(rows: int, columns: int) -> Literal["float32", "bfloat16"]:
+    """Time one matrix product of a decoder's shape in both; the faster one's name.
+
+    Processors without bfloat16 instructions emulate them, many times slower than float32.
+    """
+    import torch
+
+    def seconds(dtype: torch.dtype) -> float:
+        x, weight = torch.randn(1024, columns).to(dtype), torch.randn(rows, columns).to(dtype)
+        taken = []
+        for _ in range(4):
+            start = time.perf_counter()
+            torch.nn.functional.linear(x, weight)
+            taken.append(time.perf_counter() - start)
+        return min(taken[1:])
+
+    with torch.inference_mode(), torch.random.fork_rng(devices=[]):
+        slow, fast = seconds(torch.float32), seconds(torch.bfloat16)
+    return "bfloat16" if slow > WORTH_BFLOAT16 * fast else "float32"

@@ -1,0 +1,1 @@
+"""Texts to token ids, token ids to batches. Knows no model."""

@@ -1,0 +1,178 @@
+"""Train the tail on cached activations. Knows activations and class numbers; no text, no files."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lastblock.activations import ActivationStore, run_tail
+from lastblock.classifier import SequenceClassifier
+from lastblock.config import Settings
+from lastblock.evaluation import History
+from lastblock.runtime import Progress
+from lastblock.tokenization.batching import TokenIds
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Texts as the tail sees them: token ids, and class numbers (n,)."""
+
+    sequences: Sequence[TokenIds]
+    labels: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.sequences)
+
+    def take(self, indices: Sequence[int] | npt.NDArray[np.int64]) -> Encoded:
+        return Encoded([self.sequences[i] for i in indices], self.labels[indices])
+
+
+def loss_and_accuracy(
+    classifier: SequenceClassifier, store: ActivationStore, part: Encoded
+) -> tuple[float, float]:
+    """Mean cross-entropy (nats) and share right, over a part."""
+    logits = run_tail(classifier, part.sequences, store)
+    labels = torch.from_numpy(part.labels)
+    loss = F.cross_entropy(logits, labels).item()
+    return loss, (logits.argmax(1) == labels).float().mean().item()
+
+
+def learning_rate_at(step: int, steps: int, settings: Settings) -> float:
+    """The share of the peak learning rate in force at a step: linear warm-up, then decay."""
+    warmup = math.ceil(settings.warmup * steps)
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    if settings.decay == "none":
+        return 1.0
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+def train_tail(
+    classifier: SequenceClassifier,
+    store: ActivationStore,
+    train: Encoded,
+    validation: Encoded | None,
+    settings: Settings,
+    generator: torch.Generator,
+    progress: Progress,
+) -> History:
+    """Train ``classifier``'s tail in place with AdamW (Loshchilov & Hutter 2019).
+
+    ``store`` holds the activations of both parts. Where the settings say so and there is a
+    validation part, the weights of the epoch with the lowest validation loss are put back.
+    """
+    optimizer = torch.optim.AdamW(
+        classifier.trainable_parameters(),
+        lr=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        fused=True,
+    )
+    watch = _Watch(classifier, store, train, validation, settings, generator)
+    steps = settings.epochs * _steps_per_epoch(len(train), settings)
+    step = 0
+    with progress.task("training", steps, "steps") as advance:
+        for epoch in range(settings.epochs):
+            for rows in _batches(len(train), settings, generator):
+                for group in optimizer.param_groups:
+                    group["lr"] = settings.learning_rate * learning_rate_at(step, steps, settings)
+                training_step(classifier, store, train.take(rows), optimizer)
+                watch.examples_seen += len(rows)
+                if step % settings.eval_steps == 0:
+                    watch.losses(step)
+                step += 1
+                advance(1)
+            watch.epoch(epoch + 1, step)
+    if settings.keep_best:
+        watch.put_back_best()
+    return watch.history
+
+
+def training_step(
+    classifier: SequenceClassifier,
+    store: ActivationStore,
+    batch: Encoded,
+    optimizer: torch.optim.Optimizer,
+) -> float:
+    """One step; the loss before it."""
+    hidden, lengths = store.batch(batch.sequences)
+    loss = F.cross_entropy(classifier.tail(hidden, lengths), torch.from_numpy(batch.labels))
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+    return loss.item()
+
+
+def _steps_per_epoch(n: int, settings: Settings) -> int:
+    full, rest = divmod(n, settings.batch_size)
+    return full if full and settings.drop_last else full + bool(rest)
+
+
+def _batches(
+    n: int, settings: Settings, generator: torch.Generator
+) -> Iterator[npt.NDArray[np.int64]]:
+    """Shuffled rows, a batch at a time; the last, incomplete one dropped where asked."""
+    order = torch.randperm(n, generator=generator).numpy()
+    for i in range(_steps_per_epoch(n, settings)):
+        yield order[i * settings.batch_size : (i + 1) * settings.batch_size]
+
+
+class _Watch:
+    """Looks at both parts while training goes on, and remembers the best weights seen."""
+
+    def __init__(
+        self,
+        classifier: SequenceClassifier,
+        store: ActivationStore,
+        train: Encoded,
+        validation: Encoded | None,
+        settings: Settings,
+        generator: torch.Generator,
+    ) -> None:
+        self.classifier, self.store, self.settings = classifier, store, settings
+        self.train, self.validation, self.generator = train, validation, generator
+        self.history = History()
+        self.examples_seen = 0
+        self.best_loss = math.inf
+        self.best: dict[str, Tensor] | None = None
+
+    def _sample(self) -> Encoded:
+        """A few training texts, drawn anew each time, as from a shuffled loader."""
+        order = torch.randperm(len(self.train), generator=self.generator).numpy()
+        return self.train.take(order[: self.settings.eval_texts])
+
+    def _measure(self, part: Encoded) -> tuple[float, float]:
+        return loss_and_accuracy(self.classifier, self.store, part)
+
+    def losses(self, step: int) -> None:
+        point: dict[str, float | None] = {"step": step, "examples_seen": self.examples_seen}
+        point["train_loss"] = self._measure(self._sample())[0]
+        point["validation_loss"] = None
+        if self.validation is not None:
+            few = range(min(len(self.validation), self.settings.eval_texts))
+            point["validation_loss"] = self._measure(self.validation.take(few))[0]
+        self.history.losses.append(point)
+
+    def epoch(self, epoch: int, step: int) -> None:
+        point: dict[str, float | None] = {
+            "epoch": epoch,
+            "step": step,
+            "examples_seen": self.examples_seen,
+            "train_accuracy": self._measure(self._sample())[1],
+            "validation_accuracy": None,
+        }
+        if self.validation is not None:
+            loss, point["validation_accuracy"] = self._measure(self.validation)
+            if self.settings.keep_best and loss < self.best_loss:
+                self.best_loss, self.best = loss, self.classifier.tail_state()
+        self.history.accuracies.append(point)
+
+    def put_back_best(self) -> None:
+        if self.best is not None:
+            self.classifier.load_tail_state(self.best)
