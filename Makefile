@@ -1,0 +1,54 @@
+# One word a verb, the same here and in CI. Every verb sets up .venv by itself.
+#   make demo PYTHON=python3.12    to choose the interpreter of a new .venv
+
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python -m
+CORE := $(VENV)/.installed-core
+DEV := $(VENV)/.installed-dev
+INSTALL = $(RUN) pip --disable-pip-version-check install -c constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint fix bench docs clean
+
+help: ## show these lines
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
+
+demo: $(if $(wildcard $(DEV)),$(DEV),$(CORE)) ## train a spam classifier and try it on two messages
+	$(VENV)/bin/lastblock demo
+
+test: $(DEV) ## run the tests (without the slow ones)
+	$(RUN) pytest
+
+lint: $(DEV) ## check style, types and who imports whom
+	$(RUN) ruff check
+	$(RUN) ruff format --check
+	$(RUN) mypy
+	$(VENV)/bin/lint-imports
+
+fix: $(DEV) ## format, and mend what can be mended
+	$(RUN) ruff format
+	$(RUN) ruff check --fix
+
+bench: $(DEV) ## measure what the README says about speed
+	@set -e; for script in benchmarks/*.py; do echo "$$script"; $(VENV)/bin/python "$$script"; done
+
+docs: $(DEV) ## write docs/cli.md from --help
+	$(VENV)/bin/python docs/write_cli.py
+
+clean: ## remove everything that the verbs made
+	rm -rf $(VENV) .cache build dist demo-model .pytest_cache .mypy_cache .ruff_cache \
+		.import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A stamp file is newer than these two once the install has gone through, so that the next
+# run costs nothing. venv/bin/pip is the last thing that venv writes: without it, start anew.
+$(CORE): pyproject.toml constraints.txt
+	test -x $(VENV)/bin/pip || $(PYTHON) -m venv --clear $(VENV)
+	$(INSTALL) -e .
+	@touch $@
+
+$(DEV): pyproject.toml constraints.txt
+	test -x $(VENV)/bin/pip || $(PYTHON) -m venv --clear $(VENV)
+	$(INSTALL) -e '.[dev]'
+	@touch $@ $(CORE)

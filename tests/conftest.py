@@ -1,0 +1,40 @@
+"""What all tests share: a cache inside the project, the folder of real data, one seed."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SEED = 20240607
+
+# Set before anything is imported, and for subprocesses too: fetched weights are kept between
+# runs, and the user's own cache is not touched.
+os.environ.setdefault("LASTBLOCK_CACHE", str(ROOT / ".cache" / "lastblock"))
+
+
+@pytest.fixture
+def lastblock_data() -> Path:
+    """The folder of real data sets, given from outside."""
+    folder = os.environ.get("LASTBLOCK_DATA")
+    if not folder:
+        pytest.skip("LASTBLOCK_DATA is not set")
+    return Path(folder)
+
+
+@pytest.fixture
+def project_root() -> Path:
+    return ROOT
+
+
+@pytest.fixture(autouse=True)
+def _fixed_seeds() -> None:
+    """The same random numbers whatever ran before."""
+    import random
+
+    import numpy as np
+    import torch
+
+    random.seed(SEED)
+    np.random.seed(SEED)
+    torch.manual_seed(SEED)
