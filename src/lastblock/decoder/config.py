@@ -102,7 +102,9 @@ class DecoderConfig:
             fields["ropes"] = tuple(rope and Rope(**rope) for rope in fields["ropes"])
             config = DecoderConfig(**fields)
         except (KeyError, TypeError) as wrong:
-            raise WeightsError(f"config.json: the decoder's settings are damaged: {wrong}") from None
+            raise WeightsError(
+                f"config.json: the decoder's settings are damaged: {wrong}"
+            ) from None
         _check(config)
         return config
 

@@ -21,6 +21,8 @@ heads, D ``head_dim``.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +47,7 @@ class RMSNorm(nn.Module):
 
 
 def make_norm(config: DecoderConfig) -> nn.Module:
+    """The family's norm over the hidden states."""
     if config.norm == "layer":
         return nn.LayerNorm(config.hidden_size, config.norm_eps)
     return RMSNorm(config.hidden_size, config.norm_eps, config.norm_offset)
@@ -60,13 +63,13 @@ def rotary_tables(rope: Rope, head_dim: int, length: int) -> RotaryTables:
     half = torch.arange(0, head_dim, 2, dtype=torch.int64).float() / head_dim
     frequency = 1.0 / (rope.theta**half)  # (D/2,)
     if rope.scaling is not None:
-        frequency = _scale_frequency(frequency, dict(rope.scaling))
+        frequency = _scale_frequency(frequency, rope.scaling)
     angle = torch.outer(torch.arange(length).float(), frequency)  # (T, D/2)
     angle = torch.cat((angle, angle), dim=-1)
     return angle.cos(), angle.sin()
 
 
-def _scale_frequency(frequency: Tensor, scaling: dict[str, float]) -> Tensor:
+def _scale_frequency(frequency: Tensor, scaling: Mapping[str, Any]) -> Tensor:
     factor = scaling["factor"]
     if scaling["rope_type"] == "linear":
         return frequency / factor
