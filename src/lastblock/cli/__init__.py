@@ -1,0 +1,69 @@
+"""The command line: one file a verb. Each parses, calls one function, and prints.
+
+The only place that prints or ends the program. Modules here import nothing heavy at their top,
+so that ``lastblock --help`` answers at once.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+
+EXIT_MENDABLE = 2
+EXIT_INTERRUPTED = 130
+
+
+def main() -> None:
+    """Run ``lastblock`` on the program's own arguments and end the program."""
+    for stream in (sys.stdout, sys.stderr):
+        # A character that the terminal cannot show must not end a run.
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    try:
+        code = run(sys.argv[1:])
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader (head, less) has left. Point stdout elsewhere, or Python's own flush at
+        # exit fails once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    sys.exit(code)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command; what the user can mend becomes one line on stderr. Returns the exit code.
+
+    0 is success, 2 an error that the line explains, 130 an interruption by the user.
+    """
+    from typer import TyperException
+
+    from lastblock.cli.app import app
+    from lastblock.errors import LastblockError
+
+    try:
+        code = app(arguments, prog_name="lastblock", standalone_mode=False)
+    except TyperException as error:
+        return _complain(_usage_line(error))
+    except LastblockError as error:
+        return _complain(str(error))
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        return _complain(f"{place}{error.strerror or error}")
+    except KeyboardInterrupt:
+        code = EXIT_INTERRUPTED
+    if code == EXIT_INTERRUPTED:
+        return _complain("interrupted; nothing was half-written", EXIT_INTERRUPTED)
+    return int(code or 0)
+
+
+def _usage_line(error: Exception) -> str:
+    """A parser's message, and the command whose --help has the answer."""
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context else "lastblock"
+    message = error.format_message()  # type: ignore[attr-defined]
+    return f"{message.rstrip('.')}; see {command} --help"
+
+
+def _complain(message: str, code: int = EXIT_MENDABLE) -> int:
+    print("lastblock:", " ".join(message.splitlines()), file=sys.stderr)
+    return code

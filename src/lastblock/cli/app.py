@@ -1,0 +1,47 @@
+"""The verbs put together, and the options that stand before a verb."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from lastblock.cli.demo import demo
+from lastblock.cli.evaluate import evaluate
+from lastblock.cli.predict import predict
+from lastblock.cli.train import train
+
+app = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # boxes take the room that the words need
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print("lastblock", version("lastblock"))
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def lastblock(
+    context: typer.Context,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version.", is_eager=True, callback=_print_version
+        ),
+    ] = False,
+) -> None:
+    """Turn a pretrained decoder into a text classifier on an ordinary CPU, in seconds."""
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+verbs = (demo, train, evaluate, predict)
+for verb in verbs:
+    app.command()(verb)

@@ -1,0 +1,44 @@
+"""``lastblock evaluate``: a saved model's scores on a labelled file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lastblock.cli.options import setting
+from lastblock.config import DataConfig
+
+
+def evaluate(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of a saved model.")],
+    data: Annotated[
+        str,
+        typer.Argument(
+            metavar="DATA",
+            help="Labelled texts: a CSV or TSV file with a header, or a catalog name.",
+        ),
+    ],
+    text_column: Annotated[str | None, setting(DataConfig, "text_column", "NAME")] = None,
+    label_column: Annotated[str | None, setting(DataConfig, "label_column", "NAME")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Score a saved model on labelled texts."""
+    from lastblock.cli.progress import make_progress
+    from lastblock.cli.tables import print_evaluation
+    from lastblock.finetune import evaluate_file
+
+    scores = evaluate_file(
+        model,
+        data,
+        text_column=text_column,
+        label_column=label_column,
+        progress=make_progress(),
+    )
+    if as_json:
+        import json
+
+        print(json.dumps(scores, ensure_ascii=False, indent=2))
+    else:
+        print_evaluation(scores)

@@ -1,0 +1,196 @@
+"""``lastblock predict``: texts from arguments, a file or a pipe; labels and probabilities out."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Annotated
+
+import typer
+
+from lastblock.config import DataConfig, help_of
+from lastblock.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from lastblock.inference import TextModel
+    from lastblock.runtime import Progress
+
+_MOST_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A text, its label, and every class's probability, most probable first."""
+
+    text: str
+    label: str | int
+    probabilities: dict[str, float]
+
+    @property
+    def probability(self) -> float:
+        """The label's own."""
+        return next(iter(self.probabilities.values()))
+
+
+def predict(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of a saved model.")],
+    texts: Annotated[
+        list[str] | None, typer.Argument(metavar="TEXT", help="Texts to classify.")
+    ] = None,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--input",
+            "-i",
+            metavar="FILE",
+            help="CSV or TSV file with a header, or a file of one text a line; - for standard "
+            "input, which is also read when no text is given and something is piped in.",
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="File to write: CSV (.tsv: tab-separated; .jsonl or --json: JSON Lines).",
+        ),
+    ] = None,
+    text_column: Annotated[
+        str | None, typer.Option(metavar="NAME", help=help_of(DataConfig, "text_column"))
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object a line, with every probability.")
+    ] = False,
+) -> None:
+    """Classify texts with a saved model."""
+    if output is not None:
+        _check_output(output)
+    gathered = _gather(texts or [], source, text_column)
+
+    from lastblock.checkpoint import load
+    from lastblock.cli.progress import make_progress
+
+    predictions = classify(load(model), gathered, make_progress())
+    if output is not None:
+        _write(predictions, output, as_json or output.suffix.lower() == ".jsonl")
+        print(f"{len(predictions):,} texts classified, written to {output}", file=sys.stderr)
+    elif as_json:
+        _write_json(predictions, sys.stdout)
+    else:
+        print_predictions(predictions)
+
+
+def classify(
+    model: TextModel, texts: list[str], progress: Progress | None = None
+) -> list[Prediction]:
+    """Predict with a loaded model."""
+    predictions = []
+    for text, row in zip(texts, model.predict_proba(texts, progress=progress), strict=True):
+        # Stable, so that of equal probabilities the first class wins, as argmax has it.
+        order = (-row).argsort(kind="stable")
+        probabilities = {str(model.classes[i]): float(row[i]) for i in order}
+        predictions.append(Prediction(text, model.classes[order[0]], probabilities))
+    return predictions
+
+
+def print_predictions(predictions: list[Prediction]) -> None:
+    """A table on a terminal; ``label<TAB>probability<TAB>text`` lines into a pipe."""
+    from lastblock.cli.tables import print_table
+
+    if not sys.stdout.isatty():
+        for p in predictions:
+            print(p.label, f"{p.probability:.4f}", _one_line(p.text), sep="\t")
+        return
+    rows = []
+    for p in predictions:
+        others = list(p.probabilities.items())[1:_MOST_SHOWN]
+        rest = ", ".join(f"{name} {value:.3f}" for name, value in others)
+        rows.append([str(p.label), f"{p.probability:.3f}", rest, _one_line(p.text)])
+    print_table(["label", "probability", "others", "text"], rows, numbers=[1])
+
+
+def _gather(texts: list[str], source: str | None, text_column: str | None) -> list[str]:
+    """The texts to classify: those given, or those of the file or pipe."""
+    if texts and source is not None:
+        raise ConfigError("texts and --input are both given; give one of them")
+    if texts:
+        if text_column is not None:
+            raise ConfigError("--text-column is for --input; leave it out when texts are given")
+        return [_checked(number, text) for number, text in enumerate(texts, 1)]
+    waits = sys.stdin is None or sys.stdin.isatty()
+    if source is None and waits:
+        raise ConfigError(
+            'no texts: give some ("..."), or --input FILE, or pipe in one text a line'
+        )
+    if source == "-" and waits:
+        print("reading one text a line; end with Ctrl-D", file=sys.stderr)
+    from lastblock.data.readers import read_texts
+
+    return read_texts(source or "-", text_column=text_column)
+
+
+def _checked(number: int, text: str) -> str:
+    if not text.strip():
+        raise DataError(f"text {number} is empty; give it some words")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise DataError(f"text {number} is not UTF-8; check the terminal's encoding") from None
+    return text
+
+
+def _check_output(path: Path) -> None:
+    """Refuse a place that cannot be written before the work is done, not after."""
+    if path.is_dir():
+        raise ConfigError(f"--output {path} is a folder; name a file")
+    if not path.absolute().parent.is_dir():
+        raise ConfigError(f"--output {path}: there is no folder {path.parent}; make it first")
+
+
+def _write(predictions: list[Prediction], path: Path, as_json: bool) -> None:
+    with _replacing(path) as file:
+        if as_json:
+            _write_json(predictions, file)
+        else:
+            _write_table(predictions, file, "\t" if path.suffix.lower() == ".tsv" else ",")
+
+
+def _write_json(predictions: list[Prediction], file: IO[str]) -> None:
+    for p in predictions:
+        entry = {"text": p.text, "label": p.label, "probabilities": p.probabilities}
+        file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+
+
+def _write_table(predictions: list[Prediction], file: IO[str], delimiter: str) -> None:
+    classes = sorted(predictions[0].probabilities) if predictions else []
+    writer = csv.writer(file, delimiter=delimiter, lineterminator="\n")
+    writer.writerow(["text", "label", "probability", *(f"probability_{c}" for c in classes)])
+    for p in predictions:
+        each = (f"{p.probabilities[c]:.6f}" for c in classes)
+        writer.writerow([p.text, p.label, f"{p.probability:.6f}", *each])
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[IO[str]]:
+    """A text file that takes ``path``'s place when the block ends without an error."""
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.absolute().parent)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
+            yield file
+        os.chmod(name, 0o644)  # mkstemp gives 0600
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,48 @@
+"""Results as tables on stdout. Computes nothing: what stands in them comes from report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+
+def print_table(
+    headers: Sequence[str], rows: Iterable[Sequence[str]], numbers: Iterable[int] = ()
+) -> None:
+    """A plain table, columns in ``numbers`` to the right; the last column takes what is left."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    right = set(numbers)
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
+    for i, header in enumerate(headers):
+        last = i == len(headers) - 1
+        table.add_column(header, justify="right" if i in right else "left", no_wrap=not last)
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    Console(highlight=False).print(table)
+
+
+def print_report(report: Mapping[str, Any]) -> None:
+    """The scores of a run, the settings it ended up with, and where the time went."""
+    from lastblock.report import summary_table
+
+    _print_scores(summary_table(report))
+    settings = ", ".join(f"{name} {value}" for name, value in report["settings"].items())
+    print(f"settings  {settings}")
+    seconds = ", ".join(f"{name} {value:.1f}" for name, value in report["seconds"].items())
+    print(f"seconds   {seconds}")
+
+
+def print_evaluation(scores: Mapping[str, Any]) -> None:
+    """The scores on one file, class by class too."""
+    from lastblock.report import summary_table
+
+    _print_scores(summary_table({"splits": {"given": scores}}))
+
+
+def _print_scores(rows: Sequence[Mapping[str, str]]) -> None:
+    headers = list(rows[0])
+    print_table(headers, ([row[h] for h in headers] for row in rows), range(1, len(headers)))

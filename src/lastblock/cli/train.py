@@ -1,0 +1,98 @@
+"""``lastblock train``: a labelled file in, a model folder and its report out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lastblock.cli.options import setting
+from lastblock.config import (
+    DEFAULT_MODEL,
+    Balance,
+    DataConfig,
+    DType,
+    ModelConfig,
+    Pooling,
+    Recipe,
+    RunConfig,
+    TrainConfig,
+    help_of,
+)
+
+
+def train(
+    data: Annotated[str, typer.Argument(metavar="DATA", help=help_of(DataConfig, "data"))],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FOLDER",
+            help="Folder for the model; an older lastblock model there is replaced.",
+            show_default=False,
+        ),
+    ],
+    recipe: Annotated[Recipe, setting(TrainConfig, "recipe")] = "auto",
+    model: Annotated[str, setting(ModelConfig, "model", "NAME|PATH")] = DEFAULT_MODEL,
+    text_column: Annotated[str | None, setting(DataConfig, "text_column", "NAME")] = None,
+    label_column: Annotated[str | None, setting(DataConfig, "label_column", "NAME")] = None,
+    validation: Annotated[str | None, setting(DataConfig, "validation", "FILE")] = None,
+    test: Annotated[str | None, setting(DataConfig, "test", "FILE")] = None,
+    balance: Annotated[Balance | None, setting(DataConfig, "balance")] = None,
+    seed: Annotated[int, setting(TrainConfig, "seed", "N")] = 123,
+    epochs: Annotated[int | None, setting(TrainConfig, "epochs", "N")] = None,
+    learning_rate: Annotated[float | None, setting(TrainConfig, "learning_rate", "X")] = None,
+    weight_decay: Annotated[float | None, setting(TrainConfig, "weight_decay", "X")] = None,
+    batch_size: Annotated[int | None, setting(TrainConfig, "batch_size", "N")] = None,
+    depth: Annotated[int | None, setting(ModelConfig, "depth", "N")] = None,
+    trainable_blocks: Annotated[int | None, setting(ModelConfig, "trainable_blocks", "N")] = None,
+    pooling: Annotated[Pooling | None, setting(ModelConfig, "pooling")] = None,
+    max_length: Annotated[int | None, setting(ModelConfig, "max_length", "N")] = None,
+    dtype: Annotated[DType, setting(ModelConfig, "dtype")] = "auto",
+) -> None:
+    """Train a classifier on labelled texts and save it with its report.
+
+    What is not given is chosen by the recipe.
+    """
+    config = RunConfig(
+        data=DataConfig(
+            data=data,
+            text_column=text_column,
+            label_column=label_column,
+            validation=validation,
+            test=test,
+            balance=balance,
+        ),
+        model=ModelConfig(
+            model=model,
+            depth=depth,
+            trainable_blocks=trainable_blocks,
+            pooling=pooling,
+            max_length=max_length,
+            dtype=dtype,
+        ),
+        train=TrainConfig(
+            recipe=recipe,
+            seed=seed,
+            epochs=epochs,
+            learning_rate=learning_rate,
+            batch_size=batch_size,
+            weight_decay=weight_decay,
+        ),
+        output=str(output),
+    )
+    run(config)
+    print(f'\nTry it: lastblock predict {output} "some text"')
+
+
+def run(config: RunConfig) -> None:
+    """Train as configured; print the scores, the settings, the time taken and the folder."""
+    from lastblock.cli.progress import make_progress
+    from lastblock.cli.tables import print_report
+    from lastblock.finetune import finetune
+
+    result = finetune(config, make_progress())
+    print_report(result.report)
+    print(f"saved     {result.folder} (scores and figures: {result.folder}/README.md)")
