@@ -123,15 +123,16 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
         with watch("weights"):
             files = hub.resolve(self.model, progress)
+            shape = loading.read_config(files.folder)
             tokenizer = Tokenizer.from_pretrained(files.folder)
         with watch("tokenize"):
             encoded = tokenizer.encode_batch(fit_on[0])
         settings = recipe.resolve(
             model_config,
             train_config,
-            loading.read_config(files.folder),
+            shape,
             [len(ids) for ids in encoded],
-            catalog.learning_rate(self.model),
+            catalog.learning_rate(self.model, shape.model_type),
         )
         with watch("weights"):
             classifier = SequenceClassifier(

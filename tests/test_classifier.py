@@ -1,0 +1,90 @@
+"""The frozen prefix and the tail against the whole decoder, run plainly."""
+
+import pytest
+import torch
+from tiny import FAMILIES, random_batch, random_decoder, whole_decoder
+
+from lastblock.classifier import SequenceClassifier
+from lastblock.errors import ConfigError
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("pooling", ["last", "first", "mean"])
+@pytest.mark.parametrize("trainable_blocks", [1, 2])
+def test_equals_the_whole_decoder(family: str, pooling: str, trainable_blocks: int) -> None:
+    classifier = SequenceClassifier(
+        random_decoder(family), 3, trainable_blocks=trainable_blocks, pooling=pooling
+    )
+    ids, lengths = random_batch()
+    with torch.no_grad():
+        torch.testing.assert_close(
+            classifier(ids, lengths),
+            whole_decoder(classifier, ids, lengths),
+            rtol=1e-5,
+            atol=1e-5,
+        )
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_block_at_one_token_is_the_full_block_there(family: str) -> None:
+    decoder = random_decoder(family)
+    x = torch.randn(9, 31, 48)
+    position = torch.randint(0, 31, (9,))
+    for index, block in enumerate(decoder.blocks):
+        rotary = decoder.rotary(index, x)
+        with torch.no_grad():
+            full = block(x, rotary)[torch.arange(9), position]
+            torch.testing.assert_close(
+                block.forward_at(x, position, rotary), full, rtol=1e-5, atol=1e-5
+            )
+
+
+@pytest.mark.parametrize("pooling", ["last", "first", "mean"])
+def test_padding_and_batch_size_change_nothing(pooling: str) -> None:
+    classifier = SequenceClassifier(random_decoder(), 3, pooling=pooling)
+    ids, lengths = random_batch(n=8)
+    with torch.no_grad():
+        together = classifier(ids, lengths)
+        padded = torch.cat([ids, torch.randint(0, 97, (8, 9))], dim=1)
+        torch.testing.assert_close(classifier(padded, lengths), together, rtol=1e-5, atol=1e-5)
+        for i in range(8):
+            n = lengths[i : i + 1]
+            alone = classifier(ids[i : i + 1, : n.item()], n)
+            torch.testing.assert_close(alone[0], together[i], rtol=1e-5, atol=1e-5)
+
+
+def test_only_the_tail_is_trained() -> None:
+    classifier = SequenceClassifier(random_decoder(), 2, trainable_blocks=1)
+    trained = {name for name, p in classifier.named_parameters() if p.requires_grad}
+    assert all(name.startswith(("decoder.blocks.3.", "decoder.norm.", "head.")) for name in trained)
+    assert len(trained) == len(dict(classifier.decoder.blocks[3].named_parameters())) + 3
+    classifier.set_prefix_dtype(torch.bfloat16)
+    for name, parameter in classifier.named_parameters():
+        assert parameter.dtype == (torch.float32 if name in trained else torch.bfloat16)
+
+
+def test_training_leaves_the_pretrained_weights_alone() -> None:
+    decoder = random_decoder()
+    before = decoder.blocks[3].mlp.down.weight.data
+    kept = before.clone()
+    classifier = SequenceClassifier(decoder, 2)
+    with torch.no_grad():
+        for parameter in classifier.trainable_parameters():
+            parameter.add_(1.0)
+    torch.testing.assert_close(before, kept)
+
+
+def test_tail_state_comes_back() -> None:
+    classifier = SequenceClassifier(random_decoder(), 2)
+    ids, lengths = random_batch()
+    state = classifier.tail_state()
+    with torch.no_grad():
+        before = classifier(ids, lengths)
+        for parameter in classifier.trainable_parameters():
+            parameter.mul_(1.5)
+        classifier.load_tail_state(state)
+        torch.testing.assert_close(classifier(ids, lengths), before, rtol=0, atol=0)
+
+
+def test_more_trainable_blocks_than_kept_is_refused() -> None:
+    with pytest.raises(ConfigError, match="--trainable-blocks 5 must be from 1 to the depth 4"):
+        SequenceClassifier(random_decoder(), 2, trainable_blocks=5)

@@ -1,0 +1,114 @@
+"""Training on cached activations against training the whole decoder, step by step."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from tiny import SETTINGS, random_decoder, random_part, whole_decoder
+from torch.nn import functional as F
+
+from lastblock.activations import ActivationStore
+from lastblock.classifier import SequenceClassifier
+from lastblock.runtime import Silent
+from lastblock.tokenization.batching import pad
+from lastblock.training import Encoded, learning_rate_at, train_tail, training_step
+
+def two_classifiers(**kwargs: object) -> list[SequenceClassifier]:
+    decoder = random_decoder()
+    first = SequenceClassifier(decoder, 3, **kwargs)
+    second = SequenceClassifier(random_decoder(), 3, **kwargs)
+    second.load_state_dict(first.state_dict())
+    return [first, second]
+
+
+def adamw(classifier: SequenceClassifier) -> torch.optim.AdamW:
+    return torch.optim.AdamW(classifier.trainable_parameters(), lr=1e-3, weight_decay=0.1)
+
+
+@pytest.mark.parametrize("padded", [None, 40], ids=["auto", "chapter6"])
+@pytest.mark.parametrize("pooling", ["last", "mean"])
+@pytest.mark.parametrize("trainable_blocks", [1, 2])
+def test_caching_changes_nothing(padded: int | None, pooling: str, trainable_blocks: int) -> None:
+    cached, plain = two_classifiers(pooling=pooling, trainable_blocks=trainable_blocks)
+    part, store = random_part(8, padded), ActivationStore()
+    store.fill(cached, part.sequences)
+    optimizers = adamw(cached), adamw(plain)
+    for step in range(2):
+        batch = part.take(np.arange(step * 4, step * 4 + 4))
+        loss = training_step(cached, store, batch, optimizers[0])
+        ids, lengths = pad(batch.sequences, pad_id=7)
+        logits = whole_decoder(plain, torch.from_numpy(ids), torch.tensor(lengths))
+        expected = F.cross_entropy(logits, torch.from_numpy(batch.labels))
+        optimizers[1].zero_grad()
+        expected.backward()
+        optimizers[1].step()
+        assert loss == pytest.approx(expected.item(), rel=1e-5)
+        for ours, theirs in zip(
+            cached.trainable_parameters(), plain.trainable_parameters(), strict=True
+        ):
+            scale = theirs.grad.abs().max().item()
+            torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-5, atol=1e-5 * scale)
+
+
+def test_two_steps_have_the_losses_they_always_had() -> None:
+    torch.manual_seed(0)
+    classifier = SequenceClassifier(random_decoder(), 3)
+    part, store = random_part(8), ActivationStore()
+    store.fill(classifier, part.sequences)
+    optimizer = adamw(classifier)
+    losses = [training_step(classifier, store, part, optimizer) for _ in range(2)]
+    assert losses == pytest.approx(FIXED_LOSSES, rel=1e-4)
+
+
+FIXED_LOSSES = [1.1004734039, 1.0911600590]
+
+
+def test_same_seed_same_weights() -> None:
+    ends = []
+    first, second = two_classifiers()
+    part = random_part(24)
+    for classifier in (first, second):
+        store = ActivationStore()
+        store.fill(classifier, part.sequences)
+        generator = torch.Generator().manual_seed(3)
+        train_tail(classifier, store, part, part, SETTINGS, generator, Silent())
+        ends.append(classifier.tail_state())
+    for name, tensor in ends[0].items():
+        torch.testing.assert_close(tensor, ends[1][name], rtol=0, atol=0)
+
+
+def test_learns_what_can_be_learnt_and_keeps_the_best_epoch() -> None:
+    classifier = SequenceClassifier(random_decoder(), 2)
+    rng = np.random.default_rng(0)
+    sequences = [rng.integers(0, 97, 12, dtype=np.int32) for _ in range(64)]
+    labels = np.array([ids[-1] % 2 for ids in sequences], dtype=np.int64)
+    part, store = Encoded(sequences, labels), ActivationStore()
+    store.fill(classifier, sequences)
+    settings = dataclasses.replace(SETTINGS, epochs=20, learning_rate=3e-3)
+    history = train_tail(
+        classifier, store, part, part, settings, torch.Generator().manual_seed(0), Silent()
+    )
+    assert history.accuracies[-1]["validation_accuracy"] > 0.95
+    assert len(history.accuracies) == 20
+    assert history.accuracies[-1]["examples_seen"] == 20 * 64
+    assert [p["step"] for p in history.losses] == list(range(0, 320, 2))
+
+
+def test_the_last_incomplete_batch_is_dropped_where_asked() -> None:
+    classifier = SequenceClassifier(random_decoder(), 3)
+    part, store = random_part(10), ActivationStore()
+    store.fill(classifier, part.sequences)
+    settings = dataclasses.replace(SETTINGS, drop_last=True, epochs=1, keep_best=False)
+    history = train_tail(classifier, store, part, None, settings, torch.Generator(), Silent())
+    assert history.accuracies[0]["examples_seen"] == 8
+    assert history.accuracies[0]["validation_accuracy"] is None
+
+
+def test_the_learning_rate_warms_up_and_decays() -> None:
+    shares = [learning_rate_at(step, 100, SETTINGS) for step in range(100)]
+    assert shares[0] < shares[5] < shares[10] == max(shares) == 1.0
+    assert all(a > b for a, b in zip(shares[10:], shares[11:], strict=False))
+    assert shares[-1] < 0.01
+    constant = dataclasses.replace(SETTINGS, warmup=0.0, decay="none")
+    assert {learning_rate_at(step, 100, constant) for step in range(100)} == {1.0}
