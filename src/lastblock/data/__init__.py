@@ -1,0 +1,1 @@
+"""Texts and labels: read, inspect, split, balance. Imports no torch."""
