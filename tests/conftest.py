@@ -38,3 +38,11 @@ def _fixed_seeds() -> None:
     random.seed(SEED)
     np.random.seed(SEED)
     torch.manual_seed(SEED)
+
+
+@pytest.fixture(scope="session")
+def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny pretrained decoder, as ``--model`` takes it."""
+    from tiny import write_pretrained
+
+    return write_pretrained(tmp_path_factory.mktemp("pretrained") / "tiny")

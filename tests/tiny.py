@@ -1,7 +1,12 @@
 """Tiny random decoders, texts and settings, for tests that need no real weights."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor, nn
 
 from lastblock.classifier import SequenceClassifier
@@ -94,3 +99,35 @@ def random_part(n: int = 8, padded: int | None = None) -> Encoded:
     if padded is not None:
         sequences = [np.resize(np.append(ids, 5), padded).astype(np.int32) for ids in sequences]
     return Encoded(sequences, rng.integers(0, 3, n))
+
+
+def write_pretrained(folder: Path) -> Path:
+    """A pretrained decoder's folder, of random weights, whose tokens are bytes."""
+    folder.mkdir(parents=True)
+    config = {**LLAMA, "vocab_size": 300}
+    (folder / "config.json").write_text(json.dumps(config))
+    decoder = Decoder(DecoderConfig.from_dict(config))
+    generator = torch.Generator().manual_seed(7)
+    for parameter in decoder.parameters():
+        parameter.data.normal_(std=0.3, generator=generator)
+    for name, parameter in decoder.named_parameters():
+        if "norm" in name:
+            parameter.data.add_(1.0)
+    save_file(decoder.state_dict(), folder / "model.safetensors", {"layout": "lastblock"})
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: i for i, token in enumerate([*alphabet, "<|endoftext|>"])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(["<|endoftext|>"])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+def messages(n: int = 60, seed: int = 0) -> tuple[list[str], list[str]]:
+    """Texts that a tiny decoder can tell apart, two classes of equal size."""
+    rng = np.random.default_rng(seed)
+    words = {"ham": ["home", "dinner", "later", "mum"], "spam": ["WIN", "CASH", "CALL", "FREE"]}
+    labels = ["ham", "spam"] * (n // 2)
+    texts = [" ".join(rng.choice(words[label], rng.integers(2, 7))) + f" {i}!" for i, label in enumerate(labels)]
+    return texts, labels

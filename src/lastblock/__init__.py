@@ -9,9 +9,15 @@ The public names are resolved when first used, so ``import lastblock`` costs no 
 inside the package imports this module.
 """
 
+import os
 import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
+
+# torch's threads wait for one another by spinning. Where another process wants the processor too,
+# they burn the time that it needs, and every step takes ten times as long. A short spin before
+# sleeping costs nothing on an idle machine; it has to be asked for before torch is imported.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 if TYPE_CHECKING:
     from lastblock.checkpoint import load as load

@@ -26,6 +26,7 @@ from lastblock.classifier import SequenceClassifier
 from lastblock.config import Settings
 from lastblock.decoder.config import DecoderConfig
 from lastblock.decoder.decoder import Decoder
+from lastblock.decoder.loading import shapes_only
 from lastblock.errors import LastblockError, SavedModelError
 from lastblock.inference import TextModel
 from lastblock.tokenization.tokenizer import Tokenizer
@@ -158,7 +159,7 @@ def _empty_classifier(
     decoder: DecoderConfig, settings: Settings, n_classes: int
 ) -> SequenceClassifier:
     """The right shapes, no memory: weights are put in their places as they are read."""
-    with torch.device("meta"):
+    with shapes_only():
         return SequenceClassifier(
             Decoder(decoder, settings.depth),
             n_classes,

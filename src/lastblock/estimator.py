@@ -289,6 +289,8 @@ def _number(
     """Sorted classes (n_classes,) and each label's index in them (n,)."""
     if len(texts) != len(labels):
         raise DataError(f"{len(texts)} texts but {len(labels)} labels; each text needs one")
+    if not texts:
+        raise DataError("there are no texts to learn from")
     if len({type(label) for label in labels}) > 1:
         raise DataError("labels are of different types; give all as strings or all as integers")
     classes, numbers = np.unique(np.asarray(labels), return_inverse=True)

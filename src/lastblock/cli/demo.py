@@ -24,7 +24,7 @@ def demo(
     from lastblock.cli.predict import classify, print_predictions
     from lastblock.cli.train import run
 
-    run(RunConfig(data=DataConfig(data="sms-spam"), output=str(output)))
+    run(RunConfig(data=DataConfig(data="sms-spam", balance="undersample"), output=str(output)))
     print("\nTwo messages, judged by the model as loaded from its folder:\n")
     print_predictions(classify(load(output), [SPAM, HAM]))
     print(f'\nTry your own: lastblock predict {output} "some text"')

@@ -1,0 +1,144 @@
+"""TextClassifier: labels come back as they went in, results repeat, bad input is named."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from tiny import messages
+
+from lastblock import TextClassifier
+from lastblock.errors import ConfigError, DataError, LastblockError
+
+
+def tiny(pretrained: Path, **kwargs: object) -> TextClassifier:
+    return TextClassifier(str(pretrained), dtype="float32", **{"epochs": 3, **kwargs})
+
+
+@pytest.fixture(scope="module")
+def fitted(pretrained: Path) -> TextClassifier:
+    texts, labels = messages(120)
+    return tiny(pretrained, epochs=8).fit(texts, labels)
+
+
+def test_learns_and_predicts(fitted: TextClassifier) -> None:
+    texts, labels = messages(40, seed=1)
+    assert fitted.score(texts, labels) > 0.9
+    probabilities = fitted.predict_proba(texts)
+    assert probabilities.shape == (40, 2)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1)
+    assert (fitted.predict(texts) == fitted.classes_[probabilities.argmax(axis=1)]).all()
+    assert fitted.predict([]).shape == (0,)
+
+
+def test_batch_size_and_order_change_no_prediction(fitted: TextClassifier) -> None:
+    texts, _ = messages(30, seed=2)
+    together = fitted.predict_proba(texts)
+    order = np.random.default_rng(0).permutation(30)
+    shuffled = fitted.predict_proba([texts[i] for i in order])
+    np.testing.assert_allclose(shuffled, together[order], atol=1e-5)
+    alone = np.concatenate([fitted.predict_proba([text]) for text in texts])
+    np.testing.assert_allclose(alone, together, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [["ham", "spam"], [0, 1], [10, -3], [True, False], ["b", "a"], ["ümläut", ""]],
+)
+def test_labels_come_back_as_they_went_in(pretrained: Path, names: list[object]) -> None:
+    texts, labels = messages(20)
+    given = [names[label == "spam"] for label in labels]
+    classifier = tiny(pretrained, epochs=1).fit(texts, given)
+    assert classifier.classes_.tolist() == sorted(names)
+    assert set(classifier.predict(texts).tolist()) <= set(names)
+    assert {type(label) for label in classifier.predict(texts).tolist()} == {type(names[0])}
+
+
+def test_takes_arrays_as_well_as_lists(pretrained: Path) -> None:
+    texts, labels = messages(20)
+    numbers = np.array([label == "spam" for label in labels], dtype=np.int64)
+    lists = tiny(pretrained, epochs=1).fit(texts, numbers.tolist())
+    arrays = tiny(pretrained, epochs=1).fit(np.array(texts, dtype=object), numbers)
+    np.testing.assert_array_equal(lists.predict_proba(texts), arrays.predict_proba(np.array(texts)))
+
+
+def test_same_seed_same_result_other_seed_another(pretrained: Path) -> None:
+    texts, labels = messages(40)
+    first, again, other = (
+        tiny(pretrained, random_state=seed).fit(texts, labels).predict_proba(texts)
+        for seed in (1, 1, 2)
+    )
+    np.testing.assert_array_equal(first, again)
+    assert not np.allclose(first, other)
+
+
+@pytest.mark.parametrize("recipe", ["auto", "chapter6"])
+def test_both_recipes_resolve_their_settings(pretrained: Path, recipe: str) -> None:
+    texts, labels = messages(40)
+    settings = tiny(pretrained, recipe=recipe, epochs=1).fit(texts, labels).model_.settings
+    assert settings.epochs == 1
+    if recipe == "chapter6":
+        longest = max(len(text.encode()) for text in texts)
+        assert (settings.depth, settings.pooling, settings.max_length) == (4, "padded", longest)
+        assert (settings.batch_size, settings.weight_decay, settings.drop_last) == (8, 0.1, True)
+        assert (settings.warmup, settings.decay, settings.learning_rate) == (0.0, "none", 5e-4)
+    else:
+        assert (settings.depth, settings.pooling, settings.batch_size) == (3, "last", 16)
+
+
+@pytest.mark.parametrize("pooling", ["last", "mean", "first", "padded"])
+def test_every_pooling_trains(pretrained: Path, pooling: str) -> None:
+    texts, labels = messages(20)
+    classifier = tiny(pretrained, recipe="chapter6", pooling=pooling, epochs=1).fit(texts, labels)
+    assert np.isfinite(classifier.predict_proba(["a", "much longer text than any before " * 5])).all()
+
+
+def test_clone_keeps_every_parameter(pretrained: Path) -> None:
+    classifier = tiny(pretrained, depth=2, learning_rate=2e-3)
+    assert clone(classifier).get_params() == classifier.get_params()
+
+
+def test_fit_starts_anew(pretrained: Path) -> None:
+    texts, labels = messages(40)
+    once = tiny(pretrained).fit(texts, labels)
+    twice = tiny(pretrained).fit(texts, labels[::-1]).fit(texts, labels)
+    np.testing.assert_array_equal(once.predict_proba(texts), twice.predict_proba(texts))
+
+
+@pytest.mark.parametrize(
+    ("texts", "labels", "message"),
+    [
+        (["a", "b"], ["x"], "2 texts but 1 labels"),
+        (["a", "b"], ["x", "x"], "one class only"),
+        (["a", 3], ["x", "y"], "text 1 is of type int"),
+        (["a", "b"], ["x", 1], "labels are of different types"),
+        (["a", "b"], ["x", None], "label 1 is None"),
+        (["a", "b"], [0.5, 1.5], "label 0 is 0.5 of type float"),
+        ("ab", ["x", "y"], "put it in a list"),
+        ([], [], "no texts"),
+        (["a", "\ud800"], ["x", "y"], "text 1.*surrogate"),
+    ],
+)
+def test_unusable_data_is_named(
+    pretrained: Path, texts: list[str], labels: list[object], message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        tiny(pretrained).fit(texts, labels)
+
+
+def test_unusable_settings_are_named(pretrained: Path) -> None:
+    texts, labels = messages(20)
+    for kwargs, message in [
+        ({"recipe": "best"}, "--recipe is 'best'; it must be one of auto, chapter6"),
+        ({"depth": 9}, "--depth 9 is more than this decoder has"),
+        ({"max_length": 1000}, "--max-length 1000 is more than this decoder has"),
+        ({"learning_rate": -1.0}, "--learning-rate is -1.0"),
+        ({"trainable_blocks": 4}, "--trainable-blocks"),
+    ]:
+        with pytest.raises(ConfigError, match=message):
+            tiny(pretrained, **kwargs).fit(texts, labels)
+    with pytest.raises(LastblockError, match="no such"):
+        TextClassifier("no-such-folder/x.gguf").fit(texts, labels)
+    with pytest.raises(NotFittedError):
+        tiny(pretrained).predict(texts)

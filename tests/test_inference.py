@@ -1,0 +1,47 @@
+"""TextModel: how texts become token ids, and token ids probabilities."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny import messages
+
+from lastblock import TextClassifier
+from lastblock.activations import ActivationStore
+from lastblock.inference import TextModel
+
+
+@pytest.fixture(scope="module")
+def model(pretrained: Path) -> TextModel:
+    texts, labels = messages(20)
+    return TextClassifier(str(pretrained), dtype="float32", epochs=1).fit(texts, labels).model_
+
+
+def with_settings(model: TextModel, **changes: object) -> TextModel:
+    settings = dataclasses.replace(model.settings, **changes)
+    return dataclasses.replace(model, settings=settings, store=ActivationStore())
+
+
+def test_texts_are_cut_and_never_empty(model: TextModel) -> None:
+    cut = with_settings(model, max_length=5)
+    short, long, empty = cut.encode(["ab", "abcdefgh", ""])
+    assert (len(short), len(long)) == (2, 5)
+    assert empty.tolist() == [model.tokenizer.end_of_text]
+    np.testing.assert_array_equal(long, model.encode(["abcdefgh"])[0][:5])
+
+
+def test_padded_texts_are_filled_with_end_of_text(model: TextModel) -> None:
+    padded = with_settings(model, pooling="padded", max_length=6)
+    assert [len(ids) for ids in padded.encode(["", "ab", "abcdefgh"])] == [6, 6, 6]
+    assert padded.encode(["ab"])[0][2:].tolist() == [model.tokenizer.end_of_text] * 4
+
+
+def test_no_texts_have_no_probabilities(model: TextModel) -> None:
+    assert model.predict_proba([]).shape == (0, 2)
+
+
+def test_predicting_keeps_nothing(model: TextModel) -> None:
+    fresh = with_settings(model)
+    fresh.predict_proba(messages(10, seed=4)[0])
+    assert len(fresh.store) == 0

@@ -1,0 +1,28 @@
+"""Batches hold every text once, within the budget, and padding loses nothing."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lastblock.tokenization.batching import pad, token_budget_batches
+
+
+@given(st.lists(st.integers(1, 300), max_size=80), st.integers(1, 500))
+def test_every_text_once_within_the_budget(lengths: list[int], budget: int) -> None:
+    batches = [batch.tolist() for batch in token_budget_batches(lengths, budget)]
+    assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
+    for batch in batches:
+        longest = max(lengths[i] for i in batch)
+        assert len(batch) == 1 or longest * len(batch) <= budget
+    flat = [lengths[i] for batch in batches for i in batch]
+    assert flat == sorted(lengths, reverse=True)
+
+
+@given(st.lists(st.integers(0, 12), min_size=1, max_size=8))
+def test_padding_is_on_the_right(lengths: list[int]) -> None:
+    sequences = [np.arange(1, n + 1, dtype=np.int32) for n in lengths]
+    ids, kept = pad(sequences, pad_id=0)
+    assert kept == lengths
+    assert ids.shape == (len(lengths), max(lengths))
+    for row, n in zip(ids, lengths, strict=True):
+        assert row.tolist() == [*range(1, n + 1), *[0] * (max(lengths) - n)]
