@@ -122,20 +122,16 @@ def _read_table(path: Path) -> _Table:
 
 def _read_bytes(path: Path) -> bytes:
     if str(path) == "-":
-        data, source = sys.stdin.buffer.read(), "standard input"
-    else:
-        source = str(path)
-        if os.path.isdir(path):
-            raise DataError(f"{source} is a folder; name a CSV or TSV file in it")
-        try:
-            data = path.read_bytes()
-        except FileNotFoundError:
-            raise DataError(f"{source}: no such file; check the name and the folder") from None
-        except OSError as error:
-            raise DataError(f"{source}: cannot be read ({error.strerror or error})") from None
-    if not data.strip():
-        raise DataError(f"{source} is empty; it must hold a header and rows of texts and labels")
-    return data
+        return sys.stdin.buffer.read()
+    if os.path.isdir(path):
+        raise DataError(f"{path} is a folder; name a CSV or TSV file in it")
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; check the name and the folder") from None
+    except OSError as error:
+        reason = error.strerror or error
+        raise DataError(f"{path}: cannot be read ({reason}); check name and permissions") from None
 
 
 def _decode(source: str, data: bytes) -> str:
@@ -152,6 +148,8 @@ def _decode(source: str, data: bytes) -> str:
             f"{source} is not UTF-8: byte 0x{data[at]:02x} at offset {at} "
             f"(line {_line_of(data, at)}); save it as UTF-8 (often: iconv -f WINDOWS-1252 -t UTF-8)"
         ) from None
+    if not text.strip():
+        raise DataError(f"{source} is empty; it must hold a header and rows of texts and labels")
     if "\0" in text:
         at = data.index(b"\0")
         raise DataError(
