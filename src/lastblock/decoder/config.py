@@ -19,13 +19,23 @@ _ACTIVATIONS: dict[str, Activation] = {
     "silu": "silu",
     "swish": "silu",
 }
+# Kinds of rope scaling and the numbers each one needs.
+_SCALINGS = {
+    "linear": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
+    "frequency_factors": ("factors",),
+}
+# Beyond these a file is damaged: nothing so large has been trained. They bound the work and the
+# memory that reading one may take.
+_MOST_BLOCKS, _MOST = 1024, 2**24
 
 
 @dataclass(frozen=True)
 class Rope:
     """One rotary embedding: its base, and how long contexts stretch it.
 
-    ``scaling`` is None or ``{"rope_type": "linear" | "llama3", "factor": ..., ...}``.
+    ``scaling`` is None or ``{"rope_type": "linear" | "llama3" | "frequency_factors", ...}``, the
+    last a divisor for each frequency, as GGUF files have it.
     """
 
     theta: float
@@ -81,11 +91,21 @@ class DecoderConfig:
                 f"config.json: model_type {family!r} is not a family that lastblock knows; "
                 f"it knows {', '.join(FAMILIES)}"
             )
+        blocks = config.get("n_layer" if family == "gpt2" else "num_hidden_layers")
+        if type(blocks) is not int or not 0 < blocks <= _MOST_BLOCKS:
+            raise WeightsError(f"config.json: {blocks!r} is no number of blocks ({family})")
+        if config.get("quantization_config"):
+            raise WeightsError(
+                "config.json: the weights are quantised, which is read from .gguf files alone; "
+                "use the model's unquantised release"
+            )
         try:
             read = reader(config)
         except KeyError as missing:
             raise WeightsError(f"config.json: field {missing} is missing ({family})") from None
-        except (TypeError, AttributeError) as wrong:
+        except WeightsError:
+            raise
+        except (TypeError, AttributeError, ValueError, ArithmeticError) as wrong:
             raise WeightsError(f"config.json: a field has the wrong type: {wrong}") from None
         _check(read)
         return read
@@ -122,8 +142,19 @@ def _check(config: DecoderConfig) -> None:
         "max_position_embeddings",
     ):
         value = getattr(config, name)
-        if type(value) is not int or not 0 < value < 2**31:
-            raise WeightsError(f"config.json: {name} is {value!r}; it must be a positive integer")
+        if type(value) is not int or not 0 < value <= _MOST:
+            raise WeightsError(f"config.json: {name} is {value!r}; it must be from 1 to {_MOST}")
+    if config.num_attention_heads * config.head_dim > _MOST:
+        raise WeightsError(f"config.json: {config.num_attention_heads} heads are too many")
+    if not len(config.windows) == len(config.ropes) == config.num_hidden_layers:
+        raise WeightsError("config.json: layer_types does not have one entry for each block")
+    for window in config.windows:
+        if window is not None and (type(window) is not int or window < 1):
+            raise WeightsError(f"config.json: sliding_window is {window!r}")
+    for rope in config.ropes:
+        factors = rope and rope.scaling and rope.scaling.get("factors")
+        if factors and len(factors) != config.head_dim // 2:
+            raise WeightsError(f"config.json: {len(factors)} rope factors for {config.head_dim}")
     if config.num_attention_heads % config.num_key_value_heads:
         raise WeightsError(
             f"config.json: num_attention_heads {config.num_attention_heads} is not a multiple of "
@@ -155,16 +186,23 @@ def _rope(parameters: Mapping[str, Any] | None, theta: float) -> Rope:
     """Rotary settings from either spelling: ``rope_scaling`` or, newer, ``rope_parameters``."""
     if not parameters:
         return Rope(theta)
+    if parameters.get("partial_rotary_factor", 1.0) != 1.0:
+        raise WeightsError("config.json: rotating only a part of each head is not supported")
     kind = parameters.get("rope_type", parameters.get("type", "default"))
     theta = float(parameters.get("rope_theta", theta))
     if kind == "default":
         return Rope(theta)
-    if kind not in ("linear", "llama3"):
+    if kind not in _SCALINGS:
         raise WeightsError(
-            f"config.json: rope type {kind!r} is not supported; known: default, linear, llama3"
+            f"config.json: rope type {kind!r} is not supported; "
+            f"known: default, {', '.join(_SCALINGS)}"
         )
-    scaling = {k: v for k, v in parameters.items() if k not in ("rope_theta", "type")}
-    return Rope(theta, {**scaling, "rope_type": kind})
+    numbers = {name: _numbers(parameters[name]) for name in _SCALINGS[kind]}
+    return Rope(theta, {"rope_type": kind} | numbers)
+
+
+def _numbers(value: Any) -> float | list[float]:
+    return [float(each) for each in value] if isinstance(value, list) else float(value)
 
 
 def _gpt2(config: Mapping[str, Any]) -> DecoderConfig:
@@ -188,7 +226,7 @@ def _gpt2(config: Mapping[str, Any]) -> DecoderConfig:
         num_key_value_heads=heads,
         head_dim=hidden // heads,
         max_position_embeddings=config.get("n_positions") or config["n_ctx"],
-        norm_eps=config.get("layer_norm_epsilon", 1e-5),
+        norm_eps=float(config.get("layer_norm_epsilon", 1e-5)),
         activation=_activation(config.get("activation_function", "gelu_new")),
         windows=(None,) * layers,
         ropes=(None,) * layers,
@@ -222,7 +260,7 @@ def _llama(config: Mapping[str, Any], **differences: Any) -> DecoderConfig:
         "num_key_value_heads": config.get("num_key_value_heads") or heads,
         "head_dim": head_dim,
         "max_position_embeddings": config.get("max_position_embeddings", 2048),
-        "norm_eps": config.get("rms_norm_eps", 1e-6),
+        "norm_eps": float(config.get("rms_norm_eps", 1e-6)),
         "activation": _activation(config.get("hidden_act", "silu")),
         "windows": (None,) * layers,
         "ropes": (rope,) * layers,
@@ -247,7 +285,8 @@ def _qwen_windows(config: Mapping[str, Any]) -> tuple[int | None, ...]:
         "sliding_attention" if i >= config.get("max_window_layers", 28) else "full_attention"
         for i in range(layers)
     ]
-    return tuple(window if kind == "sliding_attention" else None for kind in kinds)
+    seen = {"sliding_attention": window, "full_attention": None}
+    return tuple(seen[kind] for kind in kinds)
 
 
 def _qwen2(config: Mapping[str, Any]) -> DecoderConfig:

@@ -42,8 +42,10 @@ class RMSNorm(nn.Module):
         self.eps, self.offset = eps, offset
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = self.weight + self.offset if self.offset else self.weight
-        return F.rms_norm(x, weight.shape, weight, self.eps)
+        if not self.offset:
+            return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+        weight = self.weight.float() + self.offset  # in 16 bits the sum would lose the weight
+        return F.rms_norm(x.float(), weight.shape, weight, self.eps).to(x.dtype)
 
 
 def make_norm(config: DecoderConfig) -> nn.Module:
@@ -70,6 +72,8 @@ def rotary_tables(rope: Rope, head_dim: int, length: int) -> RotaryTables:
 
 
 def _scale_frequency(frequency: Tensor, scaling: Mapping[str, Any]) -> Tensor:
+    if scaling["rope_type"] == "frequency_factors":
+        return frequency / torch.tensor(scaling["factors"], device="cpu")
     factor = scaling["factor"]
     if scaling["rope_type"] == "linear":
         return frequency / factor

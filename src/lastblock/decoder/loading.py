@@ -1,24 +1,43 @@
 """A folder of files -> a Decoder, strictly: every tensor known, there, and of the right shape.
 
 Weights are mapped from the file, not read: memory is touched when a block first runs, and that
-of blocks which are cut off never is. Knows no labels and no text.
+of blocks which are cut off never is. Only what is fused here and is not in the file (queries, keys
+and values; gate and up) is copied. Knows no labels and no text.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from lastblock.decoder.config import DecoderConfig
 from lastblock.decoder.decoder import Decoder
+from lastblock.decoder.tensor_names import CHECKPOINT, PREFIXES, Place, places
 from lastblock.errors import WeightsError
+
+CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+# In the header of a file that ``gguf.convert`` wrote: the tensors have our names already.
+LAYOUT, OURS = "layout", "lastblock"
+_DTYPES = ("F32", "F16", "BF16")
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Found:
+    """A tensor of a checkpoint: the file it is in, and its shape."""
+
+    path: Path
+    shape: tuple[int, ...]
 
 
 def read_config(folder: Path) -> DecoderConfig:
@@ -27,13 +46,15 @@ def read_config(folder: Path) -> DecoderConfig:
     Raises:
         WeightsError: config.json is missing, damaged, or of a family that is not known.
     """
-    path = folder / "config.json"
+    path = folder / CONFIG
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"{path}: cannot be read as JSON ({error})") from None
+    except FileNotFoundError:
+        raise WeightsError(f"{path}: is missing; --model wants a pretrained decoder") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise WeightsError(f"{path}: cannot be read as JSON ({error}); fetch it again") from None
     if not isinstance(raw, dict):
-        raise WeightsError(f"{path}: is not a JSON object")
+        raise WeightsError(f"{path}: is not a JSON object; fetch it again")
     try:
         return DecoderConfig.from_dict(raw)
     except WeightsError as error:
@@ -46,11 +67,13 @@ def load_decoder(folder: Path, *, depth: int | None = None) -> Decoder:
     Raises:
         WeightsError: a file is missing or damaged, or a tensor missing, unknown or misshapen.
     """
+    config = read_config(folder)
+    if depth is not None and not 1 <= depth <= config.num_hidden_layers:
+        raise WeightsError(f"{folder}: depth {depth} is not from 1 to {config.num_hidden_layers}")
     with shapes_only():
-        decoder = Decoder(read_config(folder), depth)
+        decoder = Decoder(config, depth)
     wanted = {name: tuple(t.shape) for name, t in decoder.state_dict().items()}
-    state = _read(folder / "model.safetensors", wanted)
-    decoder.load_state_dict(state, strict=True, assign=True)
+    decoder.load_state_dict(_read(folder, config, wanted), strict=True, assign=True)
     return decoder
 
 
@@ -74,19 +97,146 @@ def shapes_only() -> Iterator[None]:
         yield
 
 
-def _read(path: Path, wanted: dict[str, tuple[int, ...]]) -> dict[str, torch.Tensor]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            names = set(file.keys())
-            for name in wanted:
-                if name not in names:
-                    raise WeightsError(f"{path}: tensor {name} is missing")
-            state = {name: file.get_tensor(name) for name in wanted}
-    except (SafetensorError, OSError) as error:
-        raise WeightsError(f"{path}: is truncated or damaged ({error})") from None
-    for name, tensor in state.items():
-        if tuple(tensor.shape) != wanted[name]:
+def match(
+    found: Mapping[str, Found],
+    known: Mapping[str, Place | None],
+    wanted: Shapes,
+    folder: Path,
+) -> dict[str, Place]:
+    """Which of a checkpoint's tensors go where, before any of them is read.
+
+    ``known`` are all names the checkpoint may have, ``wanted`` our tensors and their shapes.
+    Tensors of blocks that are cut off are left out.
+
+    Raises:
+        WeightsError: a tensor is unknown, missing, there twice, or of the wrong shape.
+    """
+    matched: dict[str, Place] = {}
+    filled: set[Place] = set()
+    for name, tensor in found.items():
+        full = next((n for n in (name, *(p + name for p in PREFIXES)) if n in known), None)
+        if full is None:
+            raise WeightsError(f"{tensor.path}: tensor {name} is not known; check config.json")
+        place = known[full]
+        if place is None or place.name not in wanted:
+            continue
+        if place in filled:
+            raise WeightsError(f"{tensor.path}: tensor {name} stands there twice; fetch it again")
+        shape = _shape(place, wanted)
+        if tensor.shape != shape:
             raise WeightsError(
-                f"{path}: tensor {name} has shape {tuple(tensor.shape)}, not {wanted[name]}"
+                f"{tensor.path}: tensor {name} has shape {tensor.shape}, "
+                f"config.json says {shape}; fetch both again"
             )
+        matched[name] = place
+        filled.add(place)
+    for name, place in known.items():
+        if place is not None and place.name in wanted and place not in filled:
+            raise WeightsError(f"{folder}: tensor {name} is missing; fetch the weights again")
+    return matched
+
+
+def put(state: dict[str, Tensor], place: Place, tensor: Tensor, wanted: Shapes) -> None:
+    """Put a checkpoint's tensor in its place: as it is, or copied into rows of a fused one."""
+    if place.rows is None:
+        state[place.name] = tensor.t() if place.transposed else tensor
+        return
+    if place.name not in state:
+        state[place.name] = torch.empty(wanted[place.name], dtype=tensor.dtype)
+    elif state[place.name].dtype != tensor.dtype:  # parts stored in different types
+        both = torch.promote_types(state[place.name].dtype, tensor.dtype)
+        state[place.name] = state[place.name].to(both)
+    start, stop = place.rows
+    state[place.name][start:stop] = tensor
+
+
+def _shape(place: Place, wanted: Shapes) -> tuple[int, ...]:
+    shape = wanted[place.name]
+    if place.rows is not None:
+        shape = (place.rows[1] - place.rows[0], *shape[1:])
+    return shape[::-1] if place.transposed else shape
+
+
+def _read(folder: Path, config: DecoderConfig, wanted: Shapes) -> dict[str, Tensor]:
+    state: dict[str, Tensor] = {}
+    with ExitStack() as stack:
+        files = {path: stack.enter_context(_open(path)) for path in _weight_files(folder)}
+        found: dict[str, Found] = {}
+        for path, file in files.items():
+            for name, tensor in _tensors(path, file).items():
+                if name in found:
+                    raise WeightsError(f"{path}: tensor {name} also stands in {found[name].path}")
+                found[name] = tensor
+        known: Mapping[str, Place | None]
+        if all((file.metadata() or {}).get(LAYOUT) == OURS for file in files.values()):
+            known = {name: Place(name) for name in _our_names(config, wanted)}
+        else:
+            known = places(CHECKPOINT[config.model_type], config, wanted)
+        for name, place in match(found, known, wanted, folder).items():
+            put(state, place, _tensor(found[name].path, files, name), wanted)
     return state
+
+
+def _our_names(config: DecoderConfig, wanted: Shapes) -> Iterator[str]:
+    """The names of the whole decoder, from those of a part of it."""
+    for name in wanted:
+        if name.startswith("blocks.0."):
+            rest = name.removeprefix("blocks.0.")
+            yield from (f"blocks.{i}.{rest}" for i in range(config.num_hidden_layers))
+        elif not name.startswith("blocks."):
+            yield name
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    if (folder / WEIGHTS).is_file():
+        return [folder / WEIGHTS]
+    index = folder / INDEX
+    if not index.is_file():
+        raise WeightsError(
+            f"{folder}: has neither {WEIGHTS} nor {INDEX}; of other formats only .gguf is read, "
+            "given by its file's name"
+        )
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        paths = [folder / name for name in names]
+        plain = all(path.parent == folder for path in paths)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise WeightsError(f"{index}: cannot be read ({error}); fetch it again") from None
+    if not paths or not plain:
+        raise WeightsError(f"{index}: names no files beside it; fetch it again")
+    return paths
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[Any]:
+    try:
+        file = safe_open(path, framework="pt")
+    except FileNotFoundError:
+        raise WeightsError(f"{path}: is missing; fetch the weights again") from None
+    except (SafetensorError, OSError, ValueError) as error:
+        raise WeightsError(
+            f"{path}: is truncated or damaged ({error}); fetch or convert it again"
+        ) from None
+    with file:
+        yield file
+
+
+def _tensors(path: Path, file: Any) -> dict[str, Found]:
+    """Names and shapes, from the file's header alone."""
+    found = {}
+    for name in file.keys():  # noqa: SIM118 (safe_open is no mapping)
+        stored = file.get_slice(name)
+        if stored.get_dtype() not in _DTYPES:
+            raise WeightsError(
+                f"{path}: tensor {name} is of type {stored.get_dtype()}; read exactly are "
+                f"{', '.join(_DTYPES)}: use the model's unquantised release, or a .gguf file"
+            )
+        found[name] = Found(path, tuple(stored.get_shape()))
+    return found
+
+
+def _tensor(path: Path, files: Mapping[Path, Any], name: str) -> Tensor:
+    try:
+        return files[path].get_tensor(name)
+    except (SafetensorError, OSError, RuntimeError) as error:
+        raise WeightsError(f"{path}: tensor {name} cannot be read ({error})") from None
