@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lastblock.data.balance import undersample
 from lastblock.data.catalog import load
 from lastblock.data.examples import Label, Split
 from lastblock.data.inspection import count_shared, normalise
@@ -159,3 +160,14 @@ def test_the_sms_spam_collection(lastblock_data: Path) -> None:
         assert Counter(part.labels)["spam"] == pytest.approx(fraction * 747, abs=2)
     assert count_shared(train.texts, test.texts) == 0
     assert count_shared(train.texts, validation.texts) == 0
+
+
+def test_the_draw_is_the_books(lastblock_data: Path) -> None:
+    """Rows of the UCI file that pandas draws: sample the ham, append the spam, shuffle, seed 123.
+
+    Made with ``pd.concat([ham.sample(747, random_state=123), spam]).sample(frac=1,
+    random_state=123).index`` (pandas 3.1), the file read without quoting.
+    """
+    rows = undersample(load("sms-spam").labels, seed=123)
+    split = shuffled_split(len(rows), seed=123)
+    assert rows[split.train][:8].tolist() == [1267, 1674, 3229, 2570, 5468, 2793, 1270, 3954]

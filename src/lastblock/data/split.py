@@ -52,9 +52,10 @@ def holdout(
 def shuffled_split(n: int, *, seed: int) -> Split:
     """The book's split of ``n`` rows: shuffle, then int(0.7 n), int(0.1 n) and the rest.
 
-    Row numbers in the order drawn. It regards neither labels nor repeated texts.
+    Row numbers in the order drawn, by numpy's older generator, as pandas' ``sample`` has it in
+    the book. It regards neither labels nor repeated texts.
     """
-    rows = np.random.default_rng(seed).permutation(n).astype(np.int64)
+    rows = np.random.RandomState(seed).permutation(n).astype(np.int64)
     train, validation = int(0.7 * n), int(0.1 * n)
     return Split(rows[:train], rows[train : train + validation], rows[train + validation :])
 
