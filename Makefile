@@ -24,7 +24,7 @@ lint: $(DEV) ## check style, types and who imports whom
 	$(RUN) ruff check
 	$(RUN) ruff format --check
 	$(RUN) mypy
-	$(VENV)/bin/lint-imports
+	$(VENV)/bin/lint-imports --no-cache
 
 fix: $(DEV) ## format, and mend what can be mended
 	$(RUN) ruff format

@@ -4,6 +4,7 @@ The only place that prints or ends the program. Modules here import nothing heav
 so that ``lastblock --help`` answers at once.
 """
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -15,11 +16,12 @@ EXIT_INTERRUPTED = 130
 def main() -> None:
     """Run ``lastblock`` on the program's own arguments and end the program."""
     for stream in (sys.stdout, sys.stderr):
-        # A character that the terminal cannot show must not end a run.
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+        if isinstance(stream, io.TextIOWrapper):  # None when closed by whoever started us
+            # A character that the terminal cannot show must not end a run.
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = run(sys.argv[1:])
-        sys.stdout.flush()
+        print(end="", flush=True)
     except BrokenPipeError:
         # The reader (head, less) has left. Point stdout elsewhere, or Python's own flush at
         # exit fails once more.

@@ -45,9 +45,9 @@ class LineProgress:
             nonlocal done, told
             done += k
             seconds = time.perf_counter() - start
-            if not told and seconds >= _WORTH_TELLING and 0 < done < total:
+            left = seconds * (total - done) / done if done else 0.0
+            if not told and min(seconds, left) >= _WORTH_TELLING:
                 told = True
-                left = seconds * (total - done) / done
                 self.say(f"{name}: {amount(total, unit)}, about {left:.0f} s to go")
 
         yield advance

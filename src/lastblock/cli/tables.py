@@ -41,6 +41,15 @@ def print_evaluation(scores: Mapping[str, Any]) -> None:
     from lastblock.report import summary_table
 
     _print_scores(summary_table({"splits": {"given": scores}}))
+    ratios = ("precision", "recall", "f1")
+    print_table(
+        ["class", *ratios, "texts"],
+        (
+            [name, *(f"{of[ratio]:.3f}" for ratio in ratios), f"{of['support']:,}"]
+            for name, of in scores["per_class"].items()
+        ),
+        range(1, 5),
+    )
 
 
 def _print_scores(rows: Sequence[Mapping[str, str]]) -> None:
