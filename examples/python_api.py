@@ -1,6 +1,6 @@
 """From labelled texts to a saved classifier, in Python.
 
-    python examples/python_api.py
+python examples/python_api.py
 """
 
 from lastblock import TextClassifier

@@ -83,9 +83,14 @@ def test_an_older_model_is_replaced_and_nothing_else_is(saved: Path, tmp_path: P
 
 def test_a_failed_save_leaves_what_was_there(saved: Path, tmp_path: Path) -> None:
     before = sorted(p.name for p in saved.iterdir())
-    with pytest.raises(RuntimeError), checkpoint.staged(saved) as folder:
-        (folder / "half").write_text("written")
-        raise RuntimeError
+
+    def fail_half_way() -> None:
+        with checkpoint.staged(saved) as folder:
+            (folder / "half").write_text("written")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail_half_way()
     assert sorted(p.name for p in saved.iterdir()) == before
     assert [p.name for p in tmp_path.iterdir()] == ["m"]
 

@@ -7,6 +7,7 @@ from tiny import FAMILIES, random_batch, random_decoder, whole_decoder
 from lastblock.classifier import SequenceClassifier
 from lastblock.errors import ConfigError
 
+
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("pooling", ["last", "first", "mean"])
 @pytest.mark.parametrize("trainable_blocks", [1, 2])

@@ -91,7 +91,9 @@ def test_both_recipes_resolve_their_settings(pretrained: Path, recipe: str) -> N
 def test_every_pooling_trains(pretrained: Path, pooling: str) -> None:
     texts, labels = messages(20)
     classifier = tiny(pretrained, recipe="chapter6", pooling=pooling, epochs=1).fit(texts, labels)
-    assert np.isfinite(classifier.predict_proba(["a", "much longer text than any before " * 5])).all()
+    assert np.isfinite(
+        classifier.predict_proba(["a", "much longer text than any before " * 5])
+    ).all()
 
 
 def test_clone_keeps_every_parameter(pretrained: Path) -> None:

@@ -59,9 +59,15 @@ def run(
 def test_the_report_has_what_it_promises(run: tuple[FinetuneResult, list[str], Path]) -> None:
     result, _, folder = run
     report = json.loads((folder / "m" / "report.json").read_text())
-    assert {"data", "settings", "splits", "before_training", "baseline", "seconds", "tokens"} <= set(
-        report
-    )
+    assert {
+        "data",
+        "settings",
+        "splits",
+        "before_training",
+        "baseline",
+        "seconds",
+        "tokens",
+    } <= set(report)
     assert report["data"]["rows"] == 120
     assert report["data"]["classes"] == {"ham": 60, "spam": 60}
     assert report["data"]["duplicates"] == 20
@@ -170,7 +176,7 @@ def test_a_poisoned_test_file_changes_nothing_in_the_model(
 
 def test_undersampling_is_said_and_done_before_the_split(pretrained: Path, tmp_path: Path) -> None:
     texts, labels = messages(60)
-    data = write_csv(tmp_path / "data.csv", texts + ["see you"], labels + ["ham"])
+    data = write_csv(tmp_path / "data.csv", [*texts, "see you"], [*labels, "ham"])
     said = Said()
     report = finetune(config(pretrained, data, None, balance="undersample"), said).report
     assert sum(part["n"] for part in report["splits"].values()) == 60

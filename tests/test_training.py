@@ -1,6 +1,7 @@
 """Training on cached activations against training the whole decoder, step by step."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from lastblock.classifier import SequenceClassifier
 from lastblock.runtime import Silent
 from lastblock.tokenization.batching import pad
 from lastblock.training import Encoded, learning_rate_at, train_tail, training_step
+
 
 def two_classifiers(**kwargs: object) -> list[SequenceClassifier]:
     decoder = random_decoder()
@@ -108,7 +110,7 @@ def test_the_last_incomplete_batch_is_dropped_where_asked() -> None:
 def test_the_learning_rate_warms_up_and_decays() -> None:
     shares = [learning_rate_at(step, 100, SETTINGS) for step in range(100)]
     assert shares[0] < shares[5] < shares[10] == max(shares) == 1.0
-    assert all(a > b for a, b in zip(shares[10:], shares[11:], strict=False))
+    assert all(a > b for a, b in itertools.pairwise(shares[10:]))
     assert shares[-1] < 0.01
     constant = dataclasses.replace(SETTINGS, warmup=0.0, decay="none")
     assert {learning_rate_at(step, 100, constant) for step in range(100)} == {1.0}

@@ -129,5 +129,8 @@ def messages(n: int = 60, seed: int = 0) -> tuple[list[str], list[str]]:
     rng = np.random.default_rng(seed)
     words = {"ham": ["home", "dinner", "later", "mum"], "spam": ["WIN", "CASH", "CALL", "FREE"]}
     labels = ["ham", "spam"] * (n // 2)
-    texts = [" ".join(rng.choice(words[label], rng.integers(2, 7))) + f" {i}!" for i, label in enumerate(labels)]
+    texts = [
+        " ".join(rng.choice(words[label], rng.integers(2, 7))) + f" {i}!"
+        for i, label in enumerate(labels)
+    ]
     return texts, labels

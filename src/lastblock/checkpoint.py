@@ -117,7 +117,9 @@ def load(folder: str | Path) -> TextModel:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise SavedModelError(f"{folder}: no such model folder; `lastblock train DATA -o` makes one")
+        raise SavedModelError(
+            f"{folder}: no such model folder; `lastblock train DATA -o` makes one"
+        )
     for name in (CONFIG, WEIGHTS, TOKENIZER):
         if not (folder / name).is_file():
             raise SavedModelError(f"{folder}: {name} is missing; save or copy the model again")

@@ -100,8 +100,7 @@ class SequenceClassifier(nn.Module):
             pooled = (x * real[..., None]).sum(1) / lengths[:, None]
         else:
             position = lengths - 1 if self.pooling == "last" else torch.zeros_like(lengths)
-            block = self.decoder.blocks[top]
-            pooled = self.decoder.norm(block.forward_at(x, position, self.decoder.rotary(top, x)))
+            pooled = self.decoder.norm(self.decoder.run_at(x, position, top))
         logits: Tensor = self.head(pooled)
         return logits
 

@@ -133,9 +133,7 @@ def _draw(examples: Examples, data: DataConfig, rules: DataRules, seed: int) -> 
     else:
         fractions = (FRACTIONS["train"], FRACTIONS["validation"], FRACTIONS["test"])
         if rules.keep_equal_texts_together:
-            rows = stratified_split(
-                examples.texts, examples.labels, fractions=fractions, seed=seed
-            )
+            rows = stratified_split(examples.texts, examples.labels, fractions=fractions, seed=seed)
         else:
             rows = shuffled_split(len(examples), seed=seed)
         drawn = {name: examples.take(getattr(rows, name)) for name in FRACTIONS}

@@ -104,7 +104,7 @@ def training_step(
     hidden, lengths = store.batch(batch.sequences)
     loss = F.cross_entropy(classifier.tail(hidden, lengths), torch.from_numpy(batch.labels))
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     optimizer.step()
     return loss.item()
 

@@ -47,6 +47,11 @@ class Decoder(nn.Module):
             x = self.blocks[index](x, self.rotary(index, x))
         return x
 
+    def run_at(self, x: Tensor, position: Tensor, index: int) -> Tensor:
+        """Hidden states (B, T, C) through one block, at one position of each text: (B, C)."""
+        block: Block = self.blocks[index]  # type: ignore[assignment]
+        return block.forward_at(x, position, self.rotary(index, x))
+
     def forward(self, ids: Tensor) -> Tensor:
         """Token ids (B, T) -> hidden states after every kept block and the final norm."""
         x: Tensor = self.norm(self.run(self.embed(ids), 0, self.depth))
