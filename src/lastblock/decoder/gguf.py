@@ -74,6 +74,8 @@ _TOKENIZER_FIELDS = (
     "add_bos_token",
     "add_eos_token",
     "add_space_prefix",
+    "remove_extra_whitespaces",
+    "precompiled_charsmap",
 )
 
 

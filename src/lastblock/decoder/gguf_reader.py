@@ -52,7 +52,8 @@ class GGUFTensor:
             NotImplementedError: the `gguf` library cannot undo this quantisation.
         """
         rows = self.data.reshape(*self.shape[:-1], -1)
-        return np.array(dequantize(rows, self.kind), dtype=np.float32)
+        # Float32 itself comes back as the mapped file, which cannot be written to.
+        return np.require(dequantize(rows, self.kind), np.float32, ["C", "W"])
 
 
 @dataclass(frozen=True)
