@@ -1,0 +1,143 @@
+"""Every score agrees with scikit-learn on random inputs; the interval covers what it should."""
+
+import json
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn import metrics
+
+from lastblock.errors import DataError
+from lastblock.evaluation import (
+    Evaluation,
+    History,
+    evaluate,
+    negative_log_likelihood,
+    wilson_interval,
+)
+
+
+@st.composite
+def _judged(draw):
+    """Labels and probabilities: some classes absent, some certain, sometimes one example."""
+    k, n = draw(st.integers(1, 9)), draw(st.integers(1, 60))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    present = rng.choice(k, size=draw(st.integers(1, k)), replace=False)
+    labels = rng.choice(present, size=n)
+    logits = rng.normal(size=(n, k)) * draw(st.sampled_from([0.1, 1.0, 50.0]))
+    logits[np.arange(n), labels] += draw(st.sampled_from([0.0, 2.0]))
+    probabilities = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return labels, probabilities / probabilities.sum(axis=1, keepdims=True)
+
+
+def _names(k):
+    return [f"class {i}" for i in range(k)]
+
+
+@settings(max_examples=100, deadline=None)
+@given(_judged())
+def test_scores_agree_with_scikit_learn(judged):
+    labels, probabilities = judged
+    k = probabilities.shape[1]
+    predicted, numbers = probabilities.argmax(axis=1), list(range(k))
+    ours = evaluate(labels, probabilities, _names(k))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about single classes and single examples
+        confusion = metrics.confusion_matrix(labels, predicted, labels=numbers)
+        mcc = metrics.matthews_corrcoef(labels, predicted)
+        by_class = metrics.precision_recall_fscore_support(
+            labels, predicted, labels=numbers, zero_division=0
+        )
+    assert ours.n == len(labels)
+    assert ours.accuracy == metrics.accuracy_score(labels, predicted)
+    assert ours.confusion == confusion.tolist()
+    assert ours.mcc == pytest.approx(mcc, abs=1e-9)
+    assert ours.macro_f1 == pytest.approx(
+        metrics.f1_score(labels, predicted, labels=numbers, average="macro", zero_division=0)
+    )
+    for name, reference in zip(("precision", "recall", "f1", "support"), by_class, strict=True):
+        column = [scores[name] for scores in ours.per_class.values()]
+        np.testing.assert_allclose(column, reference, rtol=1e-12)
+    if k > 1:
+        loss = metrics.log_loss(labels, probabilities, labels=numbers)
+        assert ours.loss == pytest.approx(loss, abs=1e-12)
+    low, high = ours.accuracy_ci95
+    assert 0 <= low <= ours.accuracy <= high <= 1
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 500).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_wilson_interval_agrees_with_scipy(counts):
+    from scipy.stats import binomtest
+
+    reference = binomtest(*counts).proportion_ci(0.95, method="wilson")
+    assert wilson_interval(*counts) == pytest.approx(reference, abs=1e-12)
+
+
+def test_wilson_interval_of_the_books_test_part():
+    low, high = wilson_interval(285, 300)
+    assert (round(low, 3), round(high, 3)) == (0.919, 0.969)
+
+
+@pytest.mark.parametrize(("p", "n"), [(0.5, 80), (0.9, 250), (0.95, 300), (0.2, 60)])
+def test_interval_covers_the_truth(p, n):
+    draws = np.random.default_rng(3).binomial(n, p, size=1000)
+    intervals = [wilson_interval(int(k), n) for k in draws]
+    covered = np.mean([low <= p <= high for low, high in intervals])
+    assert 0.93 <= covered <= 0.97
+
+
+def test_impossible_events_cost_a_finite_loss():
+    loss = negative_log_likelihood(np.array([0, 1]), np.array([[0.0, 1.0], [0.0, 1.0]]))
+    assert loss == pytest.approx(-np.log(np.finfo(float).eps) / 2)
+
+
+def test_a_single_example_of_a_single_class():
+    evaluation = evaluate([0], [[1.0]], ["only"])
+    assert (evaluation.accuracy, evaluation.macro_f1, evaluation.mcc) == (1.0, 1.0, 0.0)
+    assert evaluation.loss == 0.0
+
+
+def test_equal_probabilities_go_to_the_first_class():
+    assert evaluate([0, 1], [[0.5, 0.5]] * 2, ["a", "b"]).confusion == [[1, 0], [1, 0]]
+
+
+def test_to_dict_is_json_in_a_fixed_order():
+    evaluation = evaluate([0, 1, 1], np.eye(2, dtype=np.float32)[[0, 1, 0]], ["ham", "spam"])
+    as_dict = json.loads(json.dumps(evaluation.to_dict(), allow_nan=False))
+    assert list(as_dict) == list(Evaluation.__dataclass_fields__)
+    assert as_dict["per_class"]["spam"] == {
+        "precision": 1.0,
+        "recall": 0.5,
+        "f1": pytest.approx(2 / 3),
+        "support": 2,
+    }
+    assert as_dict["confusion"] == [[1, 0], [1, 1]]
+
+
+@pytest.mark.parametrize(
+    ("labels", "probabilities", "message"),
+    [
+        ([], np.empty((0, 2)), "no examples"),
+        ([0, 1], [[0.5, 0.5]], "shape"),
+        ([0], [[0.2, 0.3, 0.5]], "shape"),
+        ([2], [[0.5, 0.5]], "from 2 to 2"),
+        ([-1], [[0.5, 0.5]], "from -1 to -1"),
+        ([0.0], [[0.5, 0.5]], "float64"),
+    ],
+)
+def test_what_does_not_belong_together_is_refused(labels, probabilities, message):
+    with pytest.raises(DataError, match=message):
+        evaluate(labels, probabilities, ["a", "b"])
+
+
+def test_a_history_starts_empty_and_becomes_json():
+    history = History()
+    history.losses.append({"step": 0, "examples_seen": 8, "train_loss": 0.7})
+    assert history.to_dict() == {
+        "losses": [{"step": 0, "examples_seen": 8, "train_loss": 0.7}],
+        "accuracies": [],
+    }
+    assert History().losses == []
