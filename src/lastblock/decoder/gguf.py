@@ -28,6 +28,7 @@ from lastblock.decoder.loading import (
     CONFIG,
     LAYOUT,
     OURS,
+    SOURCE,
     WEIGHTS,
     Found,
     match,
@@ -38,7 +39,7 @@ from lastblock.decoder.tensor_names import GGUF, places
 from lastblock.errors import WeightsError
 from lastblock.runtime import Progress, Silent
 
-TOKENIZER, SOURCE = "gguf_tokenizer.json", "source.json"
+TOKENIZER = "gguf_tokenizer.json"
 
 # general.architecture -> the family it is computed as.
 _FAMILIES = {

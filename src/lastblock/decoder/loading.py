@@ -25,6 +25,7 @@ from lastblock.decoder.tensor_names import CHECKPOINT, PREFIXES, Place, places
 from lastblock.errors import WeightsError
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+SOURCE = "source.json"  # where the files of a folder in the cache come from, and their sizes
 # In the header of a file that ``gguf.convert`` wrote: the tensors have our names already.
 LAYOUT, OURS = "layout", "lastblock"
 _DTYPES = ("F32", "F16", "BF16")
