@@ -70,7 +70,7 @@ _GGUF = {
     "output.weight": None,
 }
 _GGUF_GPT2 = {
-    **_GGUF,
+    **{theirs: ours for theirs, ours in _GGUF.items() if not (ours or "").endswith("]")},
     "position_embd": "embed_positions",
     "blk.{i}.attn_qkv": "blocks.{i}.attn.qkv",
     "blk.{i}.ffn_up": "blocks.{i}.mlp.up",
