@@ -243,7 +243,7 @@ def test_an_unknown_architecture_lists_those_known(tmp_path):
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.close()
-    with pytest.raises(WeightsError, match="'mamba'.* gpt2, llama, qwen2, qwen3, gemma3"):
+    with pytest.raises(WeightsError, match=r"'mamba'.* gpt2, llama, qwen2, qwen3, gemma3"):
         convert(tmp_path / "x.gguf", tmp_path / "ours", source={})
 
 

@@ -102,7 +102,7 @@ def match(
     found: Mapping[str, Found],
     known: Mapping[str, Place | None],
     wanted: Shapes,
-    folder: Path,
+    checkpoint: Path,
 ) -> dict[str, Place]:
     """Which of a checkpoint's tensors go where, before any of them is read.
 
@@ -133,7 +133,7 @@ def match(
         filled.add(place)
     for name, place in known.items():
         if place is not None and place.name in wanted and place not in filled:
-            raise WeightsError(f"{folder}: tensor {name} is missing; fetch the weights again")
+            raise WeightsError(f"{checkpoint}: tensor {name} is missing; fetch the weights again")
     return matched
 
 
@@ -173,7 +173,8 @@ def _read(folder: Path, config: DecoderConfig, wanted: Shapes) -> dict[str, Tens
             known = {name: Place(name) for name in _our_names(config, wanted)}
         else:
             known = places(CHECKPOINT[config.model_type], config, wanted)
-        for name, place in match(found, known, wanted, folder).items():
+        checkpoint = next(iter(files)) if len(files) == 1 else folder / INDEX
+        for name, place in match(found, known, wanted, checkpoint).items():
             put(state, place, _tensor(found[name].path, files, name), wanted)
     return state
 
