@@ -47,13 +47,59 @@ def _require_at_least(option: str, value: float | None, least: float) -> None:
         _require(number and value >= least, option, value, f"a number of at least {least}")
 
 
-@dataclass(frozen=True)
-class DataConfig:
-    """Which examples to learn from, and how to split them."""
+@dataclass(frozen=True, kw_only=True)
+class ReadOptions:
+    """How to read data; what is ``None`` is found out from the data, and said."""
 
-    data: str = _setting("", "A CSV or TSV file with a header, or a catalog name (sms-spam).")
-    text_column: str | None = _setting(None, "Column with the texts; found by name if not given.")
-    label_column: str | None = _setting(None, "Column with the labels; found by name if not given.")
+    encoding: str | None = _setting(
+        None, "Encoding of text files (utf-8, utf-16, cp1252, ...); found out if not given."
+    )
+    delimiter: str | None = _setting(
+        None, "What separates columns, one character or 'tab'; found out if not given."
+    )
+    header: bool | None = _setting(
+        None,
+        "Whether the first line of a CSV or TSV file names the columns; found out if not given.",
+    )
+    quoting: bool | None = _setting(
+        None, "Whether fields may stand in quotation marks, as in CSV; found out if not given."
+    )
+    label_separator: str | None = _setting(
+        None, "What joins several labels of one text; put between labels that come as lists."
+    )
+
+    def __post_init__(self) -> None:
+        if self.delimiter is not None:
+            ok = self.delimiter == "tab" or (
+                len(self.delimiter) == 1 and self.delimiter not in '"\r\n'
+            )
+            _require(ok, "delimiter", self.delimiter, "one character, or tab")
+        if self.encoding is not None:
+            try:
+                known = "".encode(self.encoding) is not None
+            except (LookupError, UnicodeError):
+                known = False
+            _require(known, "encoding", self.encoding, "the name of an encoding, such as cp1252")
+        _require(self.label_separator != "", "label_separator", "", "at least one character")
+
+
+@dataclass(frozen=True)
+class DataConfig(ReadOptions):
+    """Which examples to learn from, how to read them, and how to split them."""
+
+    data: str = _setting(
+        "",
+        "A file (CSV, TSV, JSON, JSON Lines, Parquet, Arrow; .gz and .zst too), a pattern of "
+        "files, a folder with a folder a class, or a catalog name (lastblock datasets).",
+    )
+    text_column: str | None = _setting(
+        None,
+        "Column with the texts, or a template of several ('{title}\\n{body}'); found by name or "
+        "content if not given.",
+    )
+    label_column: str | None = _setting(
+        None, "Column with the labels; found by name or content if not given."
+    )
     validation: str | None = _setting(None, "File to validate on, instead of a part of DATA.")
     test: str | None = _setting(None, "File to test on, instead of a part of DATA.")
     balance: Balance | None = _setting(
@@ -63,6 +109,7 @@ class DataConfig:
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _require_choice("balance", self.balance, Balance)
 
 

@@ -87,6 +87,7 @@ def read(data: DataConfig, progress: Progress) -> tuple[Examples, Inspection]:
         data.data,
         text_column=data.text_column,
         label_column=data.label_column,
+        options=data,
         progress=progress,
     )
     check_trainable(examples)
@@ -118,7 +119,9 @@ def split(examples: Examples, config: RunConfig, rules: DataRules, progress: Pro
 
 def _draw(examples: Examples, data: DataConfig, rules: DataRules, seed: int) -> Parts:
     given = {
-        name: load_examples(path, text_column=data.text_column, label_column=data.label_column)
+        name: load_examples(
+            path, text_column=data.text_column, label_column=data.label_column, options=data
+        )
         for name, path in (("validation", data.validation), ("test", data.test))
         if path is not None
     }

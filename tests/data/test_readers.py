@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lastblock.config import ReadOptions
 from lastblock.data.examples import Examples
 from lastblock.data.readers import read_examples, read_texts, read_unquoted
-from lastblock.errors import DataError
+from lastblock.errors import ConfigError, DataError
 
 # What a cell of text may hold: everything but NUL, the lone surrogates that UTF-8 cannot hold, and
 # what str.strip would call empty.
@@ -129,7 +130,7 @@ def test_quotation_marks_inside_tsv_fields_need_no_note(tmp_path: Path) -> None:
 def test_missing_folder_and_empty_are_told_apart(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"gone\.csv: no such file"):
         read_examples(tmp_path / "gone.csv")
-    with pytest.raises(DataError, match="is a folder; name a CSV"):
+    with pytest.raises(DataError, match="holds no folder a class and no table; name a file"):
         read_examples(tmp_path)
     for content in ("", "\n \n", "\ufeff"):
         assert "is empty" in refusal(tmp_path, "x.csv", content)
@@ -142,21 +143,26 @@ def test_a_file_without_header_is_told_from_one_with_other_names(tmp_path: Path)
     assert "has no header" in message
     assert "'ham'" in message
     message = refusal(tmp_path, "x.csv", "v1,v2\nham,a\nspam,b\n")
-    assert "no text column found by name; the columns are 'v1', 'v2'" in message
+    assert "no label column found by name or content; the columns are 'v1' ('ham', 'sp" in message
+    assert "--label-column" in message
+    message = refusal(tmp_path, "x.csv", "v1,v2\nham,a\nspam,b\n", label_column="v1")
+    assert "no text column found by name or content; the columns are 'v1'" in message
     assert "--text-column" in message
 
 
-def test_a_missing_column_lists_those_there_are(tmp_path: Path) -> None:
-    message = refusal(tmp_path, "x.csv", "text,kind\na,x\n")
-    assert "no label column found by name; the columns are 'text', 'kind'" in message
+def test_a_missing_column_lists_those_there_are_with_three_values(tmp_path: Path) -> None:
+    message = refusal(tmp_path, "x.csv", "text,kind\na,x\nb,y\nc,z\nd,w\n")
+    assert "'text' ('a', 'b', 'c'), 'kind' ('x', 'y', 'z'): name one" in message
     assert "--label-column" in message
     message = refusal(tmp_path, "x.csv", "text,kind\na,x\n", label_column="nope")
-    assert "no column 'nope'; the columns are 'text', 'kind'" in message
+    assert "no column 'nope'; the columns are 'text' ('a'), 'kind' ('x')" in message
 
 
 def test_columns_that_cannot_be_told_apart_are_refused(tmp_path: Path) -> None:
     assert "2 columns are called 'text'" in refusal(tmp_path, "x.csv", "text,text,label\na,b,x\n")
-    message = refusal(tmp_path, "x.csv", "text,label\na,x\n", label_column="text")
+    message = refusal(
+        tmp_path, "x.csv", "text,label\na,x\n", text_column="text", label_column="text"
+    )
     assert "cannot be both" in message
 
 
@@ -187,17 +193,61 @@ def test_empty_texts_and_labels_are_counted_and_placed(tmp_path: Path) -> None:
     assert "row 20" not in message
 
 
-@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
-def test_not_utf8_names_byte_and_line(tmp_path: Path, mark: bytes) -> None:
-    content = mark + b"text,label\ncaf\xe9,x\n"
-    message = refusal(tmp_path, "x.csv", content)
-    assert f"byte 0xe9 at offset {content.index(0xE9)} (line 2)" in message
-    assert "save it as UTF-8" in message
+def test_damaged_utf8_names_byte_and_line_and_is_not_guessed_at(tmp_path: Path) -> None:
+    for mark in (b"", b"\xef\xbb\xbf"):
+        content = mark + "text,label\nzwölf, naïve\n".encode() + b"caf\xe9,x\n"
+        message = refusal(tmp_path, "x.csv", content)
+        assert f"byte 0xe9 at offset {content.index(0xE9)} (line 3)" in message
+        assert "save it as UTF-8" in message
+    assert "byte 0x81" in refusal(tmp_path, "x.csv", b"text,label\n\x81,x\n")
 
 
-def test_other_encodings_and_binary_files_are_named(tmp_path: Path) -> None:
-    assert "UTF-16" in refusal(tmp_path, "x.csv", "text,label\na,x\n".encode("utf-16"))
-    assert "NUL byte at offset 12 (line 2)" in refusal(tmp_path, "x.csv", b"text,label\na\0,x\n")
+def test_a_nul_byte_is_placed(tmp_path: Path) -> None:
+    for mark in ("", "\ufeff"):
+        content = f"{mark}text,label\nä\0,x\n".encode()
+        message = refusal(tmp_path, "x.csv", content)
+        assert f"NUL byte at offset {content.index(0)} (line 2)" in message
+
+
+@pytest.mark.parametrize(
+    ("encoding", "note"),
+    [
+        ("utf-16", "read as UTF-16"),
+        ("utf-16-le", "read as UTF-16-LE"),
+        ("utf-16-be", "read as UTF-16-BE"),
+        ("utf-32", "read as UTF-32"),
+        ("cp1252", "byte 0xfc at offset 12 (line 2)): read as Windows-1252"),
+    ],
+)
+def test_other_encodings_are_found_and_said(tmp_path: Path, encoding: str, note: str) -> None:
+    content = "text,label\nfür “me”,x\nplain,y\n".encode(encoding)
+    examples = read_examples(write(tmp_path, "x.csv", content))
+    assert examples.texts == ["für “me”", "plain"]
+    assert any(note in said for said in examples.notes)
+
+
+def test_a_given_encoding_is_used_and_checked(tmp_path: Path) -> None:
+    path = write(tmp_path, "x.csv", "text,label\nžluťoučký,x\n".encode("cp1250"))
+    assert read_examples(path, options=ReadOptions(encoding="cp1250")).texts == ["žluťoučký"]
+    with pytest.raises(DataError, match=r"is not ascii: .* give another --encoding"):
+        read_examples(path, options=ReadOptions(encoding="ascii"))
+    with pytest.raises(ConfigError, match="--encoding is 'klingon'"):
+        ReadOptions(encoding="klingon")
+
+
+def test_a_given_delimiter_header_and_quoting_are_used(tmp_path: Path) -> None:
+    path = write(tmp_path, "x.csv", "text~label\na,b~x\n")
+    assert read_examples(path, options=ReadOptions(delimiter="~")).texts == ["a,b"]
+    path = write(tmp_path, "y.txt", 'label\ttext\nx\t"a"\n')
+    for quoting, text in ((True, "a"), (False, '"a"')):
+        options = ReadOptions(delimiter="tab", quoting=quoting)
+        assert read_examples(path, options=options).texts == [text]
+    path = write(tmp_path, "z.csv", "text,label\na,x\n")
+    options = ReadOptions(header=False)
+    examples = read_examples(path, text_column="column 1", label_column="column 2", options=options)
+    assert examples.texts == ["text", "a"]
+    with pytest.raises(ConfigError, match="--delimiter is 'ab'"):
+        ReadOptions(delimiter="ab")
 
 
 # ------------------------------------------------------------------ texts alone

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from lastblock.cli.datasets import datasets
 from lastblock.cli.demo import demo
 from lastblock.cli.evaluate import evaluate
 from lastblock.cli.predict import predict
@@ -42,6 +43,6 @@ def lastblock(
         print(context.get_help())
 
 
-verbs = (demo, train, evaluate, predict)
+verbs = (demo, train, evaluate, predict, datasets)
 for verb in verbs:
     app.command()(verb)

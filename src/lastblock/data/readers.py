@@ -1,94 +1,89 @@
-"""Read labelled texts from a CSV or TSV file with a header: all of it, or an error that says where.
+"""Read labelled texts from whatever holds them: all of it, or an error that says where.
 
-CSV is RFC 4180. The standard library's parser is used rather than a faster one because it can say
-in which line a row starts, and takes no row with too few columns for a row with missing values.
-Knows no catalog and judges no class counts. Imports no torch.
+Tables of text (CSV, TSV, JSON, JSON Lines) are read by the standard library, whose parsers can
+name the line of an error; Parquet and Arrow files by polars. Knows no catalog and judges no class
+counts. Imports no torch.
 """
 
 from __future__ import annotations
 
-import csv
+import glob
+import gzip
 import io
+import json
 import os
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import zlib
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
-from lastblock.data.examples import Examples, Label
+from lastblock.config import ReadOptions
+from lastblock.data.delimited import decode, read_delimited, read_pairs
+from lastblock.data.examples import Examples
+from lastblock.data.table import Table, concatenate, listed, refuse_empty, to_examples, to_texts
 from lastblock.errors import DataError
 
-TEXT_NAMES = (
-    *("text", "message", "sentence", "content", "review", "body", "comment", "document", "tweet"),
-    *("question", "utterance", "query", "post", "sms", "email", "description", "texts"),
-)
-LABEL_NAMES = (
-    *("label", "class", "category", "target", "intent", "sentiment", "topic", "emotion", "tag"),
-    *("rating", "labels"),
-)
-_TABLE_SUFFIXES = (".csv", ".tsv", ".tab")
-_MOST_SHOWN = 5
-
-
-@dataclass(frozen=True)
-class _Table:
-    source: str
-    columns: list[str]
-    rows: list[list[str]]
-    lines: list[int]  # the line of the file in which each row starts, from 1
-    notes: tuple[str, ...] = ()
-
-    def place(self, row: int) -> str:
-        return f"{row + 1} (line {self.lines[row]})"
+_DELIMITED = (".csv", ".tsv", ".tab")
+_JSON_LINES = (".jsonl", ".ndjson")
+_BINARY = {".parquet": "Parquet", ".arrow": "Arrow", ".feather": "Arrow", ".ipc": "Arrow"}
+_TABLES = (*_DELIMITED, *_JSON_LINES, ".json", *_BINARY)
+_PACKED = (".gz", ".zst")
+_BINARY_MARKS = (b"PAR1", b"ARROW1", b"\xff\xff\xff\xff")  # the last: an Arrow stream
+_GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+_DEFAULTS = ReadOptions()
 
 
 def read_examples(
-    path: str | Path, *, text_column: str | None = None, label_column: str | None = None
+    path: str | Path,
+    *,
+    text_column: str | None = None,
+    label_column: str | None = None,
+    options: ReadOptions = _DEFAULTS,
+    keep: Iterable[str] | None = (),
+    keep_empty: bool = False,
 ) -> Examples:
-    """Read a CSV or TSV file with a header.
+    r"""Read the labelled texts of a file, a pattern of files, a folder, or standard input (``-``).
+
+    Files are CSV, TSV, JSON, JSON Lines, Parquet or Arrow, text formats also packed by gzip or
+    zstd. A folder holds one folder of text files a class, or tables of the same columns, or is what
+    ``datasets`` saves to disk.
 
     Columns that are not named are found by well-known names (``text``, ``message``, ...; ``label``,
-    ``class``, ...; capitals do not matter). Labels are kept as the strings they are. Row numbers in
-    messages count from 1 without the header.
+    ``class``, ...; capitals do not matter), then by content. ``text_column`` may be a template of
+    several columns: ``{title}\n{body}``. Labels of text files are kept as the strings they are. Row
+    numbers in messages count from 1 without the header. ``keep`` names more columns to carry along
+    (None: all). With ``keep_empty`` a missing text or label is an empty string, else an error.
 
     Raises:
-        DataError: the file is missing, empty, not UTF-8 or has no header; a column is missing; a
-            row has too many or too few columns; a text or label is empty.
+        DataError: the file is missing, empty, damaged or of no known encoding; a column is missing;
+            a row has too many or too few columns; a text or label is empty.
     """
-    table = _read_table(Path(path))
-    text = _find_column(table, text_column, TEXT_NAMES, "text")
-    label = _find_column(table, label_column, LABEL_NAMES, "label")
-    if text == label:
-        raise DataError(
-            f"{table.source}: column {table.columns[text]!r} cannot be both text and label; "
-            "name another with --text-column or --label-column"
-        )
-    labels: list[Label] = [*_cells(table, label, "label")]
-    notes = table.notes
-    if text_column is None or label_column is None:
-        found = f"column {table.columns[text]!r} as text and {table.columns[label]!r} as label"
-        notes = (*notes, f"{table.source}: read {found}.")
-    return Examples(_cells(table, text, "text"), labels, table.source, notes)
+    table = read_table(path, options, named=text_column is not None or label_column is not None)
+    return to_examples(table, text_column, label_column, options, keep=keep, keep_empty=keep_empty)
 
 
-def read_texts(path: str | Path, *, text_column: str | None = None) -> list[str]:
-    """Read texts to predict: a column of a CSV or TSV file, else one text a line; ``-`` is stdin.
+def read_texts(
+    path: str | Path, *, text_column: str | None = None, options: ReadOptions = _DEFAULTS
+) -> list[str]:
+    """Read texts to predict: a column of a table, else one text a line; ``-`` is standard input.
 
-    A file that is not called .csv, .tsv or .tab, and standard input, hold one text a line unless
-    ``text_column`` is given.
+    A file that is not called as a table is (.csv, .jsonl, .parquet, ...), and standard input, hold
+    one text a line unless ``text_column`` is given.
 
     Raises:
-        DataError: as ``read_examples``.
+        DataError: as ``read_examples``; and lines that are not UTF-8, unless an encoding is given.
     """
-    source = "standard input" if str(path) == "-" else str(path)
-    if text_column is not None or Path(path).suffix.lower() in _TABLE_SUFFIXES:
-        table = _read_table(Path(path))
-        return _cells(table, _find_column(table, text_column, TEXT_NAMES, "text"), "text")
-    text = _decode(source, _read_bytes(Path(path)))
+    if text_column is not None or _suffix(Path(path)) in _TABLES:
+        return to_texts(read_table(path, options, named=text_column is not None), text_column)
+    source = _name(path)
+    text, notes = decode(source, _read_bytes(Path(path)), options.encoding)
+    if any("not UTF-8" in note for note in notes):
+        raise DataError(f"{source} is not UTF-8; save it as UTF-8 or give its encoding")
     lines = [line.rstrip("\n") for line in io.StringIO(text, newline=None)]
     while lines and not lines[-1].strip():
         lines.pop()
-    _refuse_empty(source, [f"{n}" for n, line in enumerate(lines, 1) if not line.strip()], "line")
+    refuse_empty(source, [f"{n}" for n, line in enumerate(lines, 1) if not line.strip()], "line")
     return lines
 
 
@@ -98,229 +93,334 @@ def read_unquoted(path: Path, source: str) -> Examples:
     Raises:
         DataError: a line has no or several tabs, or the file cannot be read.
     """
-    text = _decode(source, _read_bytes(path))
-    rows, lines = _parse(source, text, "\t", quoted=False)
-    _refuse_ragged(source, 2, rows, lines)
-    table = _Table(source, ["label", "text"], rows, lines)
-    labels: list[Label] = [*_cells(table, 0, "label")]
-    return Examples(_cells(table, 1, "text"), labels, source)
+    table = read_pairs(source, decode(source, _read_bytes(path), "utf-8")[0])
+    return to_examples(table, "text", "label", _DEFAULTS)
 
 
-def _read_table(path: Path) -> _Table:
-    source = "standard input" if str(path) == "-" else str(path)
-    text = _decode(source, _read_bytes(path))
-    delimiter = _find_delimiter(path, text)
-    table = _read_tabbed(source, text) if delimiter == "\t" else _to_table(source, text, delimiter)
-    if path.suffix.lower() == ".csv" and delimiter != ",":
-        table = _noted(table, f"read as separated by {delimiter!r}, as its header is.")
-    if not table.rows:
-        raise DataError(
-            f"{source}: a header ({_listed(table.columns)}) and no rows; add rows below it"
-        )
+def from_object(
+    data: Any,
+    *,
+    text_column: str | None = None,
+    label_column: str | None = None,
+    options: ReadOptions = _DEFAULTS,
+    keep: Iterable[str] | None = (),
+    keep_empty: bool = False,
+    source: str = "the data given",
+) -> Examples:
+    """Examples of a pandas or polars frame, a ``datasets`` dataset, or plain lists and dicts.
+
+    Lists are of dicts, or of (text, label) pairs; a dict is of columns. None of those libraries is
+    imported: what is asked of the object is that it has columns.
+
+    Raises:
+        DataError: it is none of these; else as ``read_examples``.
+    """
+    if isinstance(data, Examples):
+        return data
+    table = _table_of(data, source)
+    return to_examples(table, text_column, label_column, options, keep=keep, keep_empty=keep_empty)
+
+
+def read_table(path: str | Path, options: ReadOptions = _DEFAULTS, *, named: bool = False) -> Table:
+    """The whole table that a path stands for; ``named``: its columns are known by name.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    path = Path(path)
+    if os.path.isdir(path):
+        return _read_folder(path, options, named)
+    if glob.has_magic(str(path)) and not os.path.exists(path):
+        found = [Path(name) for name in sorted(glob.glob(str(path), recursive=True))]
+        files = [file for file in found if file.is_file()]
+        if not files:
+            raise DataError(f"{path}: no file matches; check the folder and the pattern")
+        return _read_files(str(path), files, options, named)
+    return _read_file(path, options, named)
+
+
+def _read_file(path: Path, options: ReadOptions, named: bool) -> Table:
+    source, suffix = _name(path), _suffix(path)
+    data = _read_bytes(path)
+    if suffix in _BINARY or data.startswith(_BINARY_MARKS):
+        return _read_binary(source, data)
+    text, notes = decode(source, data, options.encoding)
+    start = text.lstrip()[:1]
+    if suffix == ".json" or (not suffix and start and start in "[{"):
+        table = _read_json(source, text)
+    elif suffix in _JSON_LINES or (suffix not in _DELIMITED and start == "{"):
+        table = _read_json_lines(source, text)
+    else:
+        tabs, commas = suffix in (".tsv", ".tab"), suffix == ".csv"
+        table = read_delimited(source, text, options, tabs=tabs, commas=commas, named=named)
+    for note in notes:
+        table = table.noted(note)
     return table
 
 
+def _read_files(source: str, files: Sequence[Path], options: ReadOptions, named: bool) -> Table:
+    tables = [_read_file(file, options, named) for file in files]
+    table = concatenate(source, tables)
+    return table.noted(f"read {len(files):,} files.") if len(files) > 1 else table
+
+
+def _name(path: str | Path) -> str:
+    return "standard input" if str(path) == "-" else str(path)
+
+
+def _suffix(path: Path) -> str:
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    if suffixes and suffixes[-1] in _PACKED:
+        suffixes.pop()
+    return suffixes[-1] if suffixes else ""
+
+
 def _read_bytes(path: Path) -> bytes:
+    """What the file holds, unpacked if it is packed."""
     if str(path) == "-":
-        return sys.stdin.buffer.read()
-    if os.path.isdir(path):
-        raise DataError(f"{path} is a folder; name a CSV or TSV file in it")
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file; check the name and the folder") from None
-    except OSError as error:
-        reason = error.strerror or error
-        raise DataError(f"{path}: cannot be read ({reason}); check name and permissions") from None
+        data = sys.stdin.buffer.read()
+    else:
+        if os.path.isdir(path):
+            raise DataError(f"{path} is a folder; name a file in it")
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            raise DataError(f"{path}: no such file; check the name and the folder") from None
+        except OSError as error:
+            reason = error.strerror or error
+            raise DataError(
+                f"{path}: cannot be read ({reason}); check name and permissions"
+            ) from None
+    if data.startswith(_GZIP):
+        return _unpack_gzip(_name(path), data)
+    return _unpack_zstd(_name(path), data) if data.startswith(_ZSTD) else data
 
 
-def _decode(source: str, data: bytes) -> str:
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise DataError(
-            f"{source} is UTF-16, not UTF-8; save it as UTF-8 (iconv -f UTF-16 -t UTF-8)"
-        )
+def _unpack_gzip(source: str, data: bytes) -> bytes:
     try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        # The codec counts from after a byte-order mark.
-        at = error.start + (3 if data.startswith(b"\xef\xbb\xbf") else 0)
+        return gzip.decompress(data)
+    except (OSError, EOFError, zlib.error) as error:
         raise DataError(
-            f"{source} is not UTF-8: byte 0x{data[at]:02x} at offset {at} "
-            f"(line {_line_of(data, at)}); save it as UTF-8 (often: iconv -f WINDOWS-1252 -t UTF-8)"
+            f"{source}: the gzip file is damaged or cut off ({error}); fetch it again"
         ) from None
-    if not text.strip():
-        raise DataError(f"{source} is empty; it must hold a header and rows of texts and labels")
-    if "\0" in text:
-        at = data.index(b"\0")
-        raise DataError(
-            f"{source}: a NUL byte at offset {at} (line {_line_of(data, at)}); it is no text file, "
-            "or is damaged: save it as UTF-8 text"
-        )
-    return text
 
 
-def _line_of(data: bytes, offset: int) -> int:
-    return data.count(b"\n", 0, offset) + 1
+def _unpack_zstd(source: str, data: bytes) -> bytes:
+    """Python has zstd from 3.14 on; polars unpacks it, as lines of UTF-8 (so CRLF becomes LF)."""
+    import polars
 
-
-def _find_delimiter(path: Path, text: str) -> str:
-    """Tab by the file's name; else what separates the header into most columns, comma first."""
-    if path.suffix.lower() in (".tsv", ".tab"):
-        return "\t"
-    header = io.StringIO(text.lstrip("\r\n"), newline="").readline()
-    return max(",\t;|", key=lambda delimiter: len(header.split(delimiter)))
-
-
-def _read_tabbed(source: str, text: str) -> _Table:
-    """A tab-separated file, which may or may not use quotation marks as CSV does.
-
-    They are letters if every line by itself has the header's columns while reading them as CSV
-    does would fail or join lines; that is how a message that opens a quotation and never closes it
-    swallows its neighbours.
-    """
-    literal = _try_table(source, text, quoted=False)
-    quoted = _try_table(source, text, quoted=True)
-    if isinstance(quoted, DataError):
-        if isinstance(literal, DataError):
-            raise literal
-        return _noted(literal, "quotation marks were read as part of the text.")
-    if isinstance(literal, DataError):
-        return _noted(quoted, "quotation marks around a field were taken off, as in CSV.")
-    if (literal.columns, literal.rows) == (quoted.columns, quoted.rows):
-        return literal
-    if len(literal.rows) != len(quoted.rows):
-        return _noted(literal, "quotation marks were read as part of the text, one row a line.")
-    return _noted(quoted, "quotation marks around a field were taken off, as in CSV.")
-
-
-def _try_table(source: str, text: str, *, quoted: bool) -> _Table | DataError:
     try:
-        return _to_table(source, text, "\t", quoted=quoted)
-    except DataError as error:
-        return error
-
-
-def _noted(table: _Table, note: str) -> _Table:
-    return replace(table, notes=(*table.notes, f"{table.source}: {note}"))
-
-
-def _to_table(source: str, text: str, delimiter: str, *, quoted: bool = True) -> _Table:
-    rows, lines = _parse(source, text, delimiter, quoted=quoted)
-    header = [name.strip() for name in rows[0]]
-    _refuse_ragged(source, len(header), rows[1:], lines[1:])
-    return _Table(source, header, rows[1:], lines[1:])
-
-
-def _parse(
-    source: str, text: str, delimiter: str, *, quoted: bool
-) -> tuple[list[list[str]], list[int]]:
-    """All rows that are not blank lines, and the line where each starts."""
-    rows: list[list[str]] = []
-    lines: list[int] = []
-    start = 1
-    limit = csv.field_size_limit(2**31 - 1)  # the default refuses a text of 131,073 characters
-    try:
-        reader = csv.reader(
-            io.StringIO(text, newline=""),
-            delimiter=delimiter,
-            quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
-            strict=True,
-        )
-        for row in reader:
-            if row:
-                rows.append(row)
-                lines.append(start)
-            start = reader.line_num + 1
-    except csv.Error as error:
-        reason = "a quotation mark is opened here and never closed"
-        if "expected after" in str(error):
-            reason = "something follows a closing quotation mark"
+        lines = polars.read_lines(data).to_series().to_list()
+    except (polars.exceptions.PolarsError, OSError) as error:
         raise DataError(
-            f"{source}, row {len(rows)} (line {start}): {reason}; in a quoted field a "
-            'quotation mark is written twice ("")'
+            f"{source}: the zstd file is damaged, or no UTF-8 text ({_first_line(error)}); "
+            "unpack it first (zstd -d) to see"
         ) from None
-    finally:
-        csv.field_size_limit(limit)
-    return rows, lines
+    return "\n".join([*lines, ""]).encode()
 
 
-def _refuse_ragged(source: str, width: int, rows: Sequence[list[str]], lines: list[int]) -> None:
-    bad = [index for index, row in enumerate(rows) if len(row) != width]
-    if bad:
-        first = bad[0]
-        more = f" (and {len(bad) - 1} more such rows)" if len(bad) > 1 else ""
+def _read_binary(source: str, data: bytes) -> Table:
+    import polars
+
+    kind = "Parquet" if data[:4] == b"PAR1" else "Arrow"
+    features: dict[str, Any] = {}
+    try:
+        if kind == "Parquet":
+            frame = polars.read_parquet(io.BytesIO(data))
+            about = polars.read_parquet_metadata(io.BytesIO(data)).get("huggingface", "{}")
+            features = json.loads(about).get("info", {}).get("features", {})
+        elif data[:6] == b"ARROW1":
+            frame = polars.read_ipc(io.BytesIO(data))
+        else:
+            frame = polars.read_ipc_stream(io.BytesIO(data))
+    except (polars.exceptions.PolarsError, OSError, ValueError) as error:
         raise DataError(
-            f"{source}, row {first + 1} (line {lines[first]}): {_columns(len(rows[first]))} where "
-            f"{width} are expected{more}; put quotation marks around texts that contain the "
-            "separator, or mend the row"
+            f"{source} cannot be read as {kind}: {_first_line(error)}; "
+            "it is damaged or of another format, write it again"
+        ) from None
+    cells: list[Any] = frame.get_columns()
+    return _name_classes(Table(source, frame.columns, cells, _row), _class_names(features))
+
+
+def _row(row: int) -> str:
+    return str(row + 1)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _read_json_lines(source: str, text: str) -> Table:
+    records, lines = [], []
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            record = _parse_json(f"{source}, line {number}", line)
+            if not isinstance(record, dict):
+                raise DataError(
+                    f"{source}, line {number}: holds {_kind(record)}, not an object; "
+                    'write one object a line, such as {"text": ..., "label": ...}'
+                )
+            records.append(record)
+            lines.append(number)
+    return _of_records(source, records, lambda row: f"{row + 1} (line {lines[row]})")
+
+
+def _read_json(source: str, text: str) -> Table:
+    """A list of objects, or an object of columns, or an object that holds one such list."""
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        if error.msg == "Extra data":  # several objects: JSON Lines by another name
+            return _read_json_lines(source, text)
+    except RecursionError:
+        pass
+    else:
+        lists = [v for v in value.values() if isinstance(v, list)] if type(value) is dict else []
+        if len(lists) == 1 and lists[0] and isinstance(lists[0][0], dict):
+            value = lists[0]
+        elif type(value) is dict and value and not lists:
+            value = [value]  # JSON Lines of one line
+        return _table_of(value, source)
+    _parse_json(source, text)
+    raise DataError(f"{source} is not JSON; write a list of objects with text and label")
+
+
+def _parse_json(where: str, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        place = (
+            f"column {error.colno}"
+            if "line" in where
+            else (f"line {error.lineno}, column {error.colno}")
         )
+        raise DataError(f"{where}: not JSON at {place} ({error.msg}); mend it there") from None
+    except RecursionError:
+        raise DataError(f"{where}: JSON nested too deeply; write flat objects") from None
 
 
-def _columns(count: int) -> str:
-    return "1 column" if count == 1 else f"{count} columns"
+def _of_records(source: str, records: Sequence[Any], place: Any = _row) -> Table:
+    """Columns of objects; what an object lacks is missing."""
+    names = list(dict.fromkeys(name for record in records for name in record))
+    cells: list[Sequence[Any]] = [[record.get(name) for record in records] for name in names]
+    return Table(source, [str(name) for name in names], cells, place)
 
 
-def _find_column(table: _Table, given: str | None, known: Sequence[str], kind: str) -> int:
-    """The position of the column called ``given``, or of the first that is called by a known name.
-
-    Capitals do not matter, unless that makes ``given`` ambiguous.
-    """
-    folded = [name.casefold() for name in table.columns]
-    if given is not None and given in table.columns:
-        return _only(table, table.columns, given)
-    for name in known if given is None else (given.casefold(),):
-        if name in folded:
-            return _only(table, folded, name)
-    if given is None and _looks_like_data(table):
-        raise DataError(
-            f"{table.source} has no header: its first line is {_listed(table.columns)}; "
-            "put a line with the names of the columns on top, such as text and label"
-        )
-    wanted = f"no column {given!r}" if given is not None else f"no {kind} column found by name"
+def _table_of(data: Any, source: str) -> Table:
+    if hasattr(data, "features") and hasattr(data, "column_names"):  # a datasets dataset
+        names, features = list(data.column_names), dict(data.features)
+        table = Table(source, names, [list(data[name]) for name in names], _row)
+        return _name_classes(table, {n: getattr(f, "names", None) for n, f in features.items()})
+    if hasattr(data, "columns") and hasattr(data, "__getitem__"):  # a pandas or polars frame
+        names = list(data.columns)
+        return Table(source, [str(name) for name in names], [data[name] for name in names], _row)
+    if isinstance(data, dict) and data and all(isinstance(v, list | tuple) for v in data.values()):
+        lengths = {str(name): len(values) for name, values in data.items()}
+        if len(set(lengths.values())) > 1:
+            raise DataError(f"{source}: columns of unequal length {lengths}; give equal ones")
+        return Table(source, [*map(str, data)], [*data.values()], _row)
+    if isinstance(data, list | tuple) and data:
+        if all(isinstance(record, dict) for record in data):
+            return _of_records(source, data)
+        if all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in data):
+            return Table(source, ["text", "label"], [*zip(*data, strict=True)], _row)
     raise DataError(
-        f"{table.source}: {wanted}; the columns are {_listed(table.columns)}: "
-        f"name one with --{kind}-column"
+        f"{source} is {_kind(data)}; give a table with text and label: a list of objects or of "
+        "(text, label) pairs, columns of equal length, or a frame"
     )
 
 
-def _only(table: _Table, names: list[str], name: str) -> int:
-    if names.count(name) > 1:
-        raise DataError(
-            f"{table.source}: {names.count(name)} columns are called {name!r}; rename all but one"
-        )
-    return names.index(name)
+def _kind(value: Any) -> str:
+    names = {"dict": "an object", "list": "a list", "str": "a string", "NoneType": "null"}
+    if isinstance(value, list | tuple | dict) and not value:
+        return "empty"
+    name = type(value).__name__
+    return names.get(name, f"of type {name}")
 
 
-def _looks_like_data(table: _Table) -> bool:
-    """Whether the first line can hardly be names: a long one, a number, or a value that recurs."""
-    below = table.rows[:1000]
-    return any(
-        len(name) > 40
-        or name.replace(".", "", 1).isdigit()
-        or (name and any(row[column] == name for row in below))
-        for column, name in enumerate(table.columns)
+# ---------------------------------------------------------------------------- folders
+
+
+def _read_folder(path: Path, options: ReadOptions, named: bool) -> Table:
+    entries = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
+    if (path / "dataset_dict.json").is_file():
+        parts = [entry.name for entry in entries if entry.is_dir()]
+        raise DataError(f"{path} holds the data sets {listed(parts)}; name one: {path}/{parts[0]}")
+    if (path / "state.json").is_file() and (path / "dataset_info.json").is_file():
+        return _read_saved_dataset(path)
+    folders = [entry for entry in entries if entry.is_dir()]
+    tables = [entry for entry in entries if _suffix(entry) in _TABLES and entry.is_file()]
+    if folders and not tables:
+        return _read_class_folders(path, folders, options)
+    if tables and not folders:
+        return _read_files(str(path), tables, options, named)
+    what = "both folders and tables" if folders else "no folder a class and no table"
+    raise DataError(
+        f"{path} is a folder that holds {what}; name a file in it, or a folder with "
+        "one folder of text files for each class"
     )
 
 
-def _listed(names: Sequence[str]) -> str:
-    shown = [repr(name if len(name) <= 40 else name[:37] + "...") for name in names[:20]]
-    return ", ".join(shown) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
+def _read_saved_dataset(path: Path) -> Table:
+    """What ``datasets`` writes: Arrow streams in an order, and the names of the classes."""
+    state = _parse_json(str(path / "state.json"), (path / "state.json").read_text("utf-8"))
+    info_path = path / "dataset_info.json"
+    info = _parse_json(str(info_path), info_path.read_text("utf-8"))
+    files = [path / str(entry["filename"]) for entry in state.get("_data_files", [])]
+    if not files:
+        raise DataError(f"{path}: state.json names no data files; save the data set again")
+    tables = [_read_binary(str(file), _read_bytes(file)) for file in files]
+    classes = _class_names(info.get("features") or {})
+    return _name_classes(concatenate(str(path), tables), classes)
 
 
-def _cells(table: _Table, column: int, kind: str) -> list[str]:
-    """One column's cells, none of them empty."""
-    cells = [row[column] for row in table.rows]
-    empty = [table.place(row) for row, cell in enumerate(cells) if not cell.strip()]
-    _refuse_empty(f"{table.source}, column {table.columns[column]!r}", empty, "row", kind)
-    return cells
+def _class_names(features: dict[str, Any]) -> dict[str, Any]:
+    return {name: kind.get("names") for name, kind in features.items() if isinstance(kind, dict)}
 
 
-def _refuse_empty(where: str, places: list[str], unit: str, kind: str = "text") -> None:
-    if places:
-        count = f"1 {kind} is empty" if len(places) == 1 else f"{len(places)} {kind}s are empty"
-        units = unit if len(places) == 1 else unit + "s"
-        more = ", ..." if len(places) > _MOST_SHOWN else ""
-        raise DataError(
-            f"{where}: {count}, in {units} {', '.join(places[:_MOST_SHOWN])}{more}; "
-            f"fill in or delete {'it' if len(places) == 1 else 'them'}"
-        )
+def _name_classes(table: Table, classes: dict[str, Any]) -> Table:
+    """Class numbers by the names that the data set gives them; -1 is its sign for no label."""
+    cells = list(table.cells)
+    for column, name in enumerate(table.columns):
+        names = classes.get(name)
+        if isinstance(names, list):
+            numbers = table.values(column)
+            cells[column] = [
+                names[i] if isinstance(i, int) and 0 <= i < len(names) else None for i in numbers
+            ]
+    return Table(table.source, table.columns, cells, table.place, table.notes)
+
+
+def _read_class_folders(path: Path, folders: Sequence[Path], options: ReadOptions) -> Table:
+    """Every file of a folder is a text (white space around it taken off), the folder its label."""
+    files: list[Path] = []
+    texts, notes, hidden = [], dict[str, None](), 0
+    for folder in folders:
+        for file in sorted(folder.iterdir()):
+            if file.name.startswith("."):
+                hidden += 1
+            elif file.is_dir():
+                raise DataError(
+                    f"{path}: {file} is a folder where a text file is expected; name the folder "
+                    f"whose folders are the classes, perhaps {folder}"
+                )
+            else:
+                texts.append(_read_text_file(file, options, notes))
+                files.append(file)
+    if hidden:
+        notes[f"{path}: {hidden:,} hidden files were left out."] = None
+    labels = [file.parent.name for file in files]
+
+    def place(row: int) -> str:
+        return f"{row + 1} ({files[row].relative_to(path)})"
+
+    return Table(str(path), ["text", "label"], [texts, labels], place, tuple(notes))
+
+
+def _read_text_file(file: Path, options: ReadOptions, notes: dict[str, None]) -> str:
+    data = _read_bytes(file)
+    if not data.strip():
+        return ""
+    text, found = decode(str(file), data, options.encoding)
+    notes.update((f"{file}: {note}", None) for note in found)
+    return text.strip()
