@@ -55,7 +55,7 @@ def fit_baseline(
         ngram_range=(1, 2), token_pattern=WORD, sublinear_tf=True, dtype=np.float32
     )
     regression = LogisticRegression(
-        C=C, solver="liblinear", dual=True, max_iter=1000, random_state=seed
+        C=C, solver="liblinear", dual=True, tol=0.01, max_iter=1000, random_state=seed
     )
     one_class = len(np.unique(labels)) == 1
     pipeline = make_pipeline(

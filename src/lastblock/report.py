@@ -1,0 +1,515 @@
+"""Everything known about a run, written for people and for programs, into the model's folder.
+
+    report.json     all of it: settings, data, scores, baseline, history, seconds
+    report.html     one page that needs no other file: light and dark, for print and for phones
+    README.md       a model card in the Hugging Face format
+    figures/*.png   the curves and the confusion matrix of the card
+
+Trains and evaluates nothing: what is written is in the report and the history it is handed.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lastblock.decoder.catalog import MODELS
+from lastblock.evaluation import History, Point, evaluate
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Report = Mapping[str, Any]
+Scores = Mapping[str, Any]
+
+# What a model is compared with: its key in the report, its name in the table, its full name.
+RIVALS = {
+    "baseline": ("TF-IDF", "TF-IDF + logistic regression"),
+    "majority": ("majority", "most frequent class"),
+    "before_training": ("untrained", "before training"),
+}
+# The keys of report.json, in this order; further ones a run adds come after them.
+KEYS = (
+    *("data", "settings", "splits", "before_training", "baseline", "majority"),
+    *("seconds", "tokens", "size_bytes", "history"),
+)
+# A part with fewer texts of a class than this says little about the class.
+FEW = 20
+MOST_MISTAKES = 50
+# A confusion matrix of more classes is shown as a picture, without its numbers.
+MOST_CELLS = 12
+# Decoders of the catalog that come from elsewhere, by their name on the hub.
+HUB_NAMES = {"smollm2-135m-instruct": "HuggingFaceTB/SmolLM2-135M-Instruct"}
+
+# Colours of the figures; in the page they become its own, which differ in the dark.
+INK, MUTED, LINE, ACCENT, SECOND = "#1d1d22", "#6b6a72", "#dddad2", "#3246c8", "#c2571a"
+_PAGE_COLOURS = {
+    INK: "var(--ink)",
+    MUTED: "var(--muted)",
+    LINE: "var(--line)",
+    ACCENT: "var(--accent)",
+    SECOND: "var(--second)",
+}
+
+
+def write_report(folder: Path, report: dict[str, Any], history: History) -> None:
+    """Write report.json, figures, README.md and report.html into an existing folder.
+
+    ``report`` holds "data", "settings", "splits", "before_training", "baseline", "seconds" and
+    "tokens"; "mistakes", if there, is a list of {text, true, predicted, probability}. report.json
+    also gets "majority" (scores of always giving the training part's class shares), "size_bytes"
+    (of the files in the folder) and "history". Numbers that are not finite become null.
+    """
+    full = _complete(folder, report, history)
+    text = json.dumps(full, indent=2, ensure_ascii=False, allow_nan=False)
+    _write(folder / "report.json", text + "\n")
+    figures = dict(_figures(full))
+    for name, figure in figures.items():
+        _write(folder / "figures" / f"{name}.png", _png(figure))
+    facts = _facts(full)
+    _write(folder / "README.md", _render("card.md", figures=figures, **facts))
+    pictures = {name: _inline_svg(figure) for name, figure in figures.items()}
+    _write(folder / "report.html", _render("report.html", figures=pictures, **facts))
+
+
+def summary_table(report: Report) -> list[dict[str, str]]:
+    """The one table a person reads: a row a part, then what the last part is compared with.
+
+    Rows map the table's headers to cells, all as text.
+    """
+    rows = [_row(name, scores) for name, scores in report["splits"].items()]
+    part = _judged_part(report)
+    return rows + [_row(f"{part}: {RIVALS[key][0]}", other) for key, other in _rivals(report)]
+
+
+def _row(name: str, scores: Scores) -> dict[str, str]:
+    return {
+        "part": name,
+        "texts": f"{scores['n']:,}",
+        "accuracy": _percent(scores["accuracy"]),
+        "95 % interval": _interval(scores),
+        "macro F1": _decimals(scores["macro_f1"]),
+        "MCC": _decimals(scores["mcc"]),
+        "loss": _decimals(scores["loss"]),
+    }
+
+
+def _judged_part(report: Report) -> str:
+    """The part a model is judged by: test if there is one."""
+    return "test" if "test" in report["splits"] else next(reversed(report["splits"]))
+
+
+def _rivals(report: Report) -> Iterator[tuple[str, Scores]]:
+    """What the scores on the judged part are compared with, as far as the report has it."""
+    part = _judged_part(report)
+    with_majority = {"majority": _majority(report), **report}
+    for key in RIVALS:
+        if part in with_majority.get(key, {}):
+            yield key, with_majority[key][part]
+
+
+def _majority(report: Report) -> dict[str, dict[str, Any]]:
+    """Scores of giving every text the class shares of the training part, by part."""
+    splits = report["splits"]
+    if "train" not in splits:
+        return {}
+    counts = {part: np.sum(scores["confusion"], axis=1) for part, scores in splits.items()}
+    shares = counts["train"] / counts["train"].sum()
+    names = list(splits["train"]["per_class"])
+    scores = {}
+    for part, support in counts.items():
+        labels = np.repeat(np.arange(len(support)), support)
+        everywhere = np.broadcast_to(shares, (len(labels), len(shares)))
+        scores[part] = evaluate(labels, everywhere, names).to_dict()
+    return scores
+
+
+# ------------------------------------------------------------------------------- the facts
+
+
+def _complete(folder: Path, report: Report, history: History) -> dict[str, Any]:
+    sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.is_file()}
+    for written_here in ("report.json", "report.html", "README.md"):
+        sizes.pop(written_here, None)
+    found = {
+        **report,
+        "majority": _majority(report),
+        "size_bytes": {**sizes, "total": sum(sizes.values())},
+        "history": history.to_dict(),
+    }
+    keys = [*KEYS, *(key for key in found if key not in KEYS)]
+    return {key: _plain(found[key]) for key in keys if key in found}
+
+
+def _plain(value: Any) -> Any:
+    """As JSON has it: no numpy, no NaN, no tuples."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        return _plain(value.tolist())
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if isinstance(value, str | int | float | None) else str(value)
+
+
+def _facts(report: Report) -> dict[str, Any]:
+    """What both the card and the page are made from."""
+    part = _judged_part(report)
+    scores = report["splits"][part]
+    classes = list(scores["per_class"])
+    rivals = [(RIVALS[key][1], other) for key, other in _rivals(report) if key != "before_training"]
+    model = report["settings"]["model"]
+    decoder = model if model in MODELS or _hub_name(model) else Path(model).name
+    return {
+        "report": {**report, "settings": {**report["settings"], "model": decoder}},
+        "part": part,
+        "scores": scores,
+        "classes": classes,
+        "source": _source(report),
+        "title": _title(classes),
+        "verdict": _verdict(report),
+        "warnings": list(_warnings(report)),
+        "table": summary_table(report),
+        "strip": _strip([("this classifier", scores), *rivals]),
+        "confused": _most_confused(scores["confusion"], classes),
+        "shares": _row_shares(scores["confusion"]).tolist(),
+        "mistakes": report.get("mistakes", [])[:MOST_MISTAKES],
+        "front_matter": _front_matter(report),
+        "version": version("lastblock"),
+        "most_cells": MOST_CELLS,
+    }
+
+
+def _source(report: Report) -> str:
+    """The data's name; of a file no folders, for a report travels further than its data."""
+    return Path(report.get("data", {}).get("source", "own data")).name
+
+
+def _title(classes: Sequence[str]) -> str:
+    if len(classes) > 5:
+        return f"{', '.join(classes[:4])} and {len(classes) - 4} more"
+    return " or ".join([", ".join(classes[:-1]), classes[-1]] if len(classes) > 1 else classes)
+
+
+def _verdict(report: Report) -> list[str]:
+    """The result in sentences."""
+    part = _judged_part(report)
+    scores = report["splits"][part]
+    sentences = [
+        f"Of {scores['n']:,} {part} texts it labels {_percent(scores['accuracy'])} as they were "
+        f"labelled (95 % interval {_interval(scores)})."
+    ]
+    for key, other in _rivals(report):
+        if key == "baseline":
+            sentences.append(_comparison(scores, other))
+        elif key == "majority":
+            sentences.append(
+                f"Giving every text the most frequent class scores {_percent(other['accuracy'])}."
+            )
+    return sentences
+
+
+def _comparison(scores: Scores, other: Scores) -> str:
+    reached = (
+        f"{RIVALS['baseline'][1]}, trained on the same texts, reaches "
+        f"{_percent(other['accuracy'])} ({_interval(other)})"
+    )
+    (low, high), (other_low, other_high) = scores["accuracy_ci95"], other["accuracy_ci95"]
+    if low > other_high:
+        return f"{reached}: the classifier is clearly better."
+    if high < other_low:
+        return f"{reached}: it is clearly better, and far cheaper; use it instead."
+    return f"{reached}: the intervals overlap, so the difference may be chance."
+
+
+def _warnings(report: Report) -> Iterator[str]:
+    """What a reader should know before believing the scores."""
+    data, part = report.get("data", {}), _judged_part(report)
+    scores = report["splits"][part]
+    if shared := data.get("test_texts_in_train"):
+        yield (
+            f"{shared:,} of {scores['n']:,} {part} texts ({_percent(shared / scores['n'])}) also "
+            "stand word for word in the training part; on new texts expect a lower score."
+        )
+    if repeated := data.get("duplicates"):
+        yield f"{repeated:,} of {data['rows']:,} rows repeat the text of an earlier row."
+    if conflicting := data.get("conflicting"):
+        yield f"{conflicting:,} texts stand under more than one label; look at those first."
+    if report.get("settings", {}).get("balance") == "undersample":
+        yield (
+            "Classes were balanced before the split: where their shares differ, precision and "
+            "accuracy will too."
+        )
+    few = [f"{name} ({s['support']})" for name, s in scores["per_class"].items()]
+    few = [f for f, s in zip(few, scores["per_class"].values(), strict=True) if s["support"] < FEW]
+    if few:
+        shown = ", ".join(few[:8]) + (f" and {len(few) - 8} more" if len(few) > 8 else "")
+        yield f"Few {part} texts of {shown}: their scores are rough."
+
+
+def _strip(judged: Sequence[tuple[str, Scores]]) -> dict[str, Any]:
+    """Accuracies and intervals as places, in percent, on one scale that ends at 1."""
+    least = min(scores["accuracy_ci95"][0] for _, scores in judged)
+    start = 0.9 if least >= 0.9 else math.floor(least * 5) / 5
+
+    def place(x: float) -> float:
+        return round(100 * (x - start) / (1 - start), 2)
+
+    rows = [
+        {
+            "name": name,
+            "accuracy": _percent(scores["accuracy"]),
+            "interval": _interval(scores),
+            "at": place(scores["accuracy"]),
+            "low": place(scores["accuracy_ci95"][0]),
+            "high": place(scores["accuracy_ci95"][1]),
+        }
+        for name, scores in judged
+    ]
+    ticks = [start + (1 - start) * i / 4 for i in range(5)]
+    return {"rows": rows, "ticks": [{"at": place(t), "label": f"{100 * t:.3g} %"} for t in ticks]}
+
+
+def _most_confused(confusion: Sequence[Sequence[int]], names: Sequence[str]) -> list[Any]:
+    """The commonest mistakes: (true, predicted, count), at most ten."""
+    counts = np.array(confusion)
+    np.fill_diagonal(counts, 0)
+    order = np.argsort(-counts, axis=None, kind="stable")[:10]
+    pairs = (divmod(int(i), len(names)) for i in order)
+    return [(names[i], names[j], int(counts[i, j])) for i, j in pairs if counts[i, j]]
+
+
+def _row_shares(confusion: Sequence[Sequence[int]]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    counts = np.array(confusion, dtype=np.float64)
+    return counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+
+
+def _front_matter(report: Report) -> str:
+    """The card's YAML, by the hub's own library."""
+    from huggingface_hub import EvalResult, ModelCardData
+
+    model, part = report["settings"]["model"], _judged_part(report)
+    scores, source = report["splits"][part], _source(report)
+    metrics = {"accuracy": "accuracy", "f1": "macro_f1", "matthews_correlation": "mcc"}
+    results = [
+        EvalResult(
+            task_type="text-classification",
+            dataset_type=source,
+            dataset_name=source,
+            dataset_split=part,
+            metric_type=metric,
+            metric_name="macro F1" if metric == "f1" else None,
+            metric_value=round(scores[key], 4),
+        )
+        for metric, key in metrics.items()
+    ]
+    card = ModelCardData(
+        language=report.get("data", {}).get("language"),
+        license=_licence(model),
+        library_name="lastblock",
+        pipeline_tag="text-classification",
+        base_model=_hub_name(model),
+        metrics=list(metrics),
+        model_name=f"{Path(model).name} on {source}",
+        eval_results=results,
+    )
+    return str(card.to_yaml())
+
+
+def _hub_name(model: str) -> str | None:
+    """The decoder's name on the hub, if it has one."""
+    if model in MODELS:
+        return getattr(MODELS[model].source, "repository", HUB_NAMES.get(model))
+    return model if re.fullmatch(r"[\w-]+(/[\w.-]+)?", model) and not Path(model).exists() else None
+
+
+def _licence(model: str) -> str | None:
+    """The decoder's licence as the hub writes it: what is made from the decoder is bound by it."""
+    licence = MODELS[model].licence.lower() if model in MODELS else None
+    return licence if licence in (None, "apache-2.0", "mit") else "other"
+
+
+# ------------------------------------------------------------------------------ figures
+
+
+def _figures(report: Report) -> Iterator[tuple[str, Figure]]:
+    history, part = report["history"], _judged_part(report)
+    unit = _unit(history)
+    if history["losses"]:
+        yield "loss", _curves(history["losses"], "loss", unit)
+    if history["accuracies"]:
+        yield "accuracy", _curves(history["accuracies"], "accuracy", unit)
+    scores = report["splits"][part]
+    yield "confusion", _confusion_figure(scores["confusion"], list(scores["per_class"]))
+
+
+def _unit(history: Mapping[str, list[Point]]) -> tuple[str, float]:
+    """What the lower axis counts, and how many examples are seen in one of it."""
+    for name, points, first in (("epoch", "accuracies", 0), ("step", "losses", 1)):
+        if history[points]:
+            last = history[points][-1]
+            return name, max(1.0, (last["examples_seen"] or 0) / ((last[name] or 0) + first))
+    return "step", 1.0
+
+
+def _curves(points: Sequence[Point], what: str, unit: tuple[str, float]) -> Figure:
+    """Training and validation curve; epochs below, examples seen above, as in the book."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator, StrMethodFormatter
+
+    name, examples = unit
+    figure = Figure(figsize=(5.2, 3.3), layout="constrained")
+    axes = figure.add_subplot()
+    styles = (("train", MUTED, "-"), ("validation", ACCENT, "--"))
+    for part, colour, dashes in styles:
+        seen = [(p["examples_seen"], p[f"{part}_{what}"]) for p in points]
+        known = [(x / examples, y) for x, y in seen if x is not None and y is not None]
+        if known:
+            marker = "o" if len(known) <= 12 else None
+            axes.plot(*zip(*known, strict=True), dashes, color=colour, marker=marker, label=part)
+    axes.set_xlabel(name)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+    if what == "accuracy":
+        axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:.4g} %")
+    else:
+        axes.set_ylim(bottom=0)
+    above = axes.secondary_xaxis(
+        "top", functions=(lambda x: np.multiply(x, examples), lambda x: np.divide(x, examples))
+    )
+    above.set_xlabel("examples seen")
+    above.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
+    above.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    for each in (axes, above):
+        each.tick_params(length=0, labelsize=9, labelcolor=MUTED)
+        each.xaxis.label.set(color=MUTED, size=9)
+        each.spines[:].set_visible(False)
+    axes.grid(axis="y", color=LINE, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.legend(frameon=False, labelcolor=INK, fontsize=9)
+    return figure
+
+
+def _confusion_figure(confusion: Sequence[Sequence[int]], names: Sequence[str]) -> Figure:
+    """Rows are true classes; shades are shares of the row."""
+    from matplotlib.colors import LinearSegmentedColormap
+    from matplotlib.figure import Figure
+
+    k, shares = len(names), _row_shares(confusion)
+    side = min(2.6 + 0.3 * k, 8.0)  # inches
+    figure = Figure(figsize=(side, side), layout="constrained")
+    axes = figure.add_subplot()
+    shades = LinearSegmentedColormap.from_list("shares", [f"{ACCENT}00", ACCENT])
+    axes.imshow(shares, cmap=shades, vmin=0, vmax=1)
+    short = [name if len(name) <= 20 else name[:19] + "…" for name in names]
+    size = min(9.0, 0.7 * 72 * side / k)  # points: no higher than a row
+    # A "$" in a name is no formula.
+    axes.set_xticks(range(k), short, rotation=45, ha="right", fontsize=size, parse_math=False)
+    axes.set_yticks(range(k), short, fontsize=size, parse_math=False)
+    if k <= 20:
+        for (i, j), count in np.ndenumerate(np.array(confusion)):
+            colour = "#ffffff" if shares[i, j] > 0.5 else INK
+            axes.text(j, i, f"{count:,}", ha="center", va="center", color=colour, fontsize=size)
+    axes.set_xlabel("predicted", color=MUTED, fontsize=9)
+    axes.set_ylabel("true", color=MUTED, fontsize=9)
+    axes.tick_params(length=0, labelcolor=INK)
+    axes.spines[:].set_color(LINE)
+    return figure
+
+
+def _png(figure: Figure) -> bytes:
+    return _save(figure, format="png", dpi=160, facecolor="white")
+
+
+def _inline_svg(figure: Figure) -> str:
+    """The figure as part of a page: the page's fonts and colours, no fixed size."""
+    import matplotlib
+
+    nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "lastblock"}):
+        drawn = _save(figure, format="svg", transparent=True, metadata=nothing).decode()
+    svg = drawn[drawn.index("<svg") :]
+    svg = re.sub(r'(<svg[^>]*?) width="[^"]*" height="[^"]*"', r"\1", svg, count=1)
+    svg = re.sub(r' id="[a-z]+[\w.]*_\d+"', "", svg)  # the same in every figure
+    for colour, variable in _PAGE_COLOURS.items():
+        svg = svg.replace(colour, variable)
+    return svg
+
+
+def _save(figure: Figure, **how: Any) -> bytes:
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        # Class names in a script that the font lacks become boxes; the tables have them right.
+        warnings.filterwarnings("ignore", message="Glyph")
+        figure.savefig(buffer, **how)
+    return buffer.getvalue()
+
+
+# ------------------------------------------------------------------------------ writing
+
+
+def _render(template: str, **facts: Any) -> str:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=template.endswith(".html"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {
+        "cell": _markdown_cell,
+        "count": lambda n: f"{n:,}",
+        "decimals": _decimals,
+        "megabytes": lambda n: f"{n / 1e6:,.1f} MB" if n >= 1e5 else f"{n / 1e3:,.1f} kB",
+        "percent": _percent,
+        "setting": _setting,
+        "words": lambda name: str(name).replace("_", " "),
+    }
+    return environment.get_template(template).render(**facts)
+
+
+def _write(path: Path, content: str | bytes) -> None:
+    """Whole or not at all."""
+    path.parent.mkdir(exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+    os.replace(temporary, path)
+
+
+def _markdown_cell(value: object) -> str:
+    """Text that stays in its cell and means nothing to Markdown or HTML."""
+    one_line = " ".join(str(value).split()).replace("&", "&amp;").replace("<", "&lt;")
+    return re.sub(r"([\\`*_\[\]|])", r"\\\1", one_line)
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{100 * share:.1f} %"
+
+
+def _interval(scores: Scores) -> str:
+    low, high = scores["accuracy_ci95"]
+    return f"{100 * low:.1f}–{100 * high:.1f} %"
+
+
+def _decimals(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _setting(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:,}" if isinstance(value, int) and value >= 10_000 else str(value)
