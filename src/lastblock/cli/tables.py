@@ -9,7 +9,7 @@ from typing import Any
 def print_table(
     headers: Sequence[str], rows: Iterable[Sequence[str]], numbers: Iterable[int] = ()
 ) -> None:
-    """A plain table, columns in ``numbers`` to the right; the last column takes what is left."""
+    """A plain table; the columns in ``numbers`` stand to the right and are never broken."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -18,8 +18,7 @@ def print_table(
     right = set(numbers)
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
     for i, header in enumerate(headers):
-        last = i == len(headers) - 1
-        table.add_column(header, justify="right" if i in right else "left", no_wrap=not last)
+        table.add_column(header, justify="right" if i in right else "left", no_wrap=i in right)
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     Console(highlight=False).print(table)

@@ -95,4 +95,4 @@ def run(config: RunConfig) -> None:
 
     result = finetune(config, make_progress())
     print_report(result.report)
-    print(f"saved     {result.folder} (scores and figures: {result.folder}/README.md)")
+    print(f"saved     {result.folder}, all about it in {result.folder}/report.html")
