@@ -78,7 +78,10 @@ def write_report(folder: Path, report: dict[str, Any], history: History) -> None
         _write(folder / "figures" / f"{name}.png", _png(figure))
     facts = _facts(full)
     _write(folder / "README.md", _render("card.md", figures=figures, **facts))
-    pictures = {name: _inline_svg(figure) for name, figure in figures.items()}
+    # A small confusion matrix is a table in the page, with text that can be read and copied.
+    small = len(facts["classes"]) <= MOST_CELLS
+    shown = {name: f for name, f in figures.items() if not (small and name == "confusion")}
+    pictures = {name: _inline_svg(figure) for name, figure in shown.items()}
     _write(folder / "report.html", _render("report.html", figures=pictures, **facts))
 
 
