@@ -20,6 +20,7 @@ from lastblock.data.catalog import load_examples
 from lastblock.data.examples import Examples
 from lastblock.data.inspection import Inspection, check_trainable, count_shared, inspect
 from lastblock.data.split import holdout, shuffled_split, stratified_split
+from lastblock.data.survey import survey
 from lastblock.estimator import TextClassifier
 from lastblock.evaluation import evaluate
 from lastblock.recipe import DATA_RULES, DataRules
@@ -99,6 +100,9 @@ def read(data: DataConfig, progress: Progress) -> tuple[Examples, Inspection]:
         f"{examples.source}: {found.rows:,} rows ({counts}); "
         f"{found.duplicates:,} repeat an earlier row's text"
     )
+    for finding in survey(examples, quick=True).findings:
+        if finding.level == "warning" and finding.kind != "duplicates":  # those are said above
+            progress.say(f"warning: {finding.message}")
     return examples, found
 
 

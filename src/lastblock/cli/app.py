@@ -9,6 +9,7 @@ import typer
 from lastblock.cli.datasets import datasets
 from lastblock.cli.demo import demo
 from lastblock.cli.evaluate import evaluate
+from lastblock.cli.inspect import inspect
 from lastblock.cli.predict import predict
 from lastblock.cli.train import train
 
@@ -43,6 +44,6 @@ def lastblock(
         print(context.get_help())
 
 
-verbs = (demo, train, evaluate, predict, datasets)
+verbs = (demo, train, evaluate, predict, inspect, datasets)
 for verb in verbs:
     app.command()(verb)
