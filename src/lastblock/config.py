@@ -8,6 +8,7 @@ which prints these fields' help texts, costs no import. Imports no torch.
 from __future__ import annotations
 
 import dataclasses
+import ipaddress
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -178,6 +179,59 @@ class RunConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     output: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True)
+class ServeConfig:
+    """What the server serves, where it listens, and how much it takes on."""
+
+    models: str = _setting("", "A saved model's folder, or a folder of such folders.")
+    host: str = _setting(
+        "127.0.0.1", "Address to listen on; any but this machine's own needs --api-key-file."
+    )
+    port: int = _setting(8000, "Port to listen on.")
+    workers: int = _setting(1, "Processes; they share the weights through memory mapping.")
+    max_batch_tokens: int = _setting(1024, "Tokens, filling included, that are run together.")
+    queue: int = _setting(128, "Texts that may wait; more are refused with 429.")
+    max_body: int = _setting(1_000_000, "Bytes of a request's body; more are refused with 413.")
+    max_file: int = _setting(100_000_000, "Bytes of a file to classify; more get 413.")
+    max_texts: int = _setting(256, "Texts in a request; more are refused with 422.")
+    max_characters: int = _setting(50_000, "Characters in a text; more are refused with 422.")
+    max_seconds: float = _setting(30.0, "Seconds a request may take; after that it gets 503.")
+    api_key_file: str | None = _setting(
+        None, "File whose first line is the key that requests must carry."
+    )
+    allow_origin: tuple[str, ...] = _setting(
+        (), "Origin whose pages may call the server from a browser; may be given again."
+    )
+
+    def __post_init__(self) -> None:
+        _require(bool(self.models), "models", self.models, "a folder")
+        ports = isinstance(self.port, int) and 0 <= self.port < 65536
+        _require(ports, "port", self.port, "a whole number from 0 to 65535")
+        for name in ("workers", "max_batch_tokens", "queue", "max_body", "max_file"):
+            _require_at_least(name, getattr(self, name), 1)
+        for name in ("max_texts", "max_characters"):
+            _require_at_least(name, getattr(self, name), 1)
+        _require(self.max_seconds > 0, "max_seconds", self.max_seconds, "more than 0")
+        if not self.is_loopback and self.api_key_file is None:
+            raise ConfigError(
+                f"--host {self.host} can be reached by others; give --api-key-file too"
+            )
+        for origin in self.allow_origin:
+            web = origin.startswith(("http://", "https://")) and not origin.endswith("/")
+            _require(web, "allow_origin", origin, "such as https://example.org")
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach the address."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

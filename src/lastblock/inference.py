@@ -46,9 +46,10 @@ class TextModel:
         the filling counts as text: the head reads its last position, as in the book.
         """
         encoded = self.tokenizer.encode_batch(texts)
-        return [self._fit_length(ids) for ids in encoded]
+        return [self.fit_length(ids) for ids in encoded]
 
-    def _fit_length(self, ids: TokenIds) -> TokenIds:
+    def fit_length(self, ids: TokenIds) -> TokenIds:
+        """The same token ids, cut and filled as ``encode`` says."""
         length = self.settings.max_length
         wanted = length if self.settings.pooling == "padded" else 1
         if len(ids) < wanted:

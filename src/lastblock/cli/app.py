@@ -11,6 +11,7 @@ from lastblock.cli.demo import demo
 from lastblock.cli.evaluate import evaluate
 from lastblock.cli.inspect import inspect
 from lastblock.cli.predict import predict
+from lastblock.cli.serve import serve
 from lastblock.cli.train import train
 
 app = typer.Typer(
@@ -44,6 +45,6 @@ def lastblock(
         print(context.get_help())
 
 
-verbs = (demo, train, evaluate, predict, inspect, datasets)
+verbs = (demo, train, evaluate, predict, inspect, datasets, serve)
 for verb in verbs:
     app.command()(verb)

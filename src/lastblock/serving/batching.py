@@ -1,0 +1,216 @@
+"""Batcher: texts that wait together are run together, in one thread beside the event loop.
+
+While a batch runs, others arrive; when it is done the next is drawn from all that wait, so a
+batch is as large as the load asks for and nobody waits for company. Which text goes next, and
+with whom, is ``choose``. Knows token ids and models; no HTTP, no label names.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from lastblock.serving import metrics
+from lastblock.serving.refusal import Refusal
+from lastblock.tokenization.batching import TokenIds
+
+# A text may be overtaken by those that came less than this a token later: one of 500 tokens lets
+# short ones pass for half a second, and is then next, so none waits for ever.
+SECONDS_A_TOKEN = 0.001
+# Files, long lists and explanations let single texts pass for this much longer.
+BULK_SECONDS = 1.0
+# Texts of a batch differ in length by at most this factor and a few tokens: filling costs as much
+# as text does.
+ALIKE, ALIKE_TOKENS = 1.5, 4
+
+
+class Model(Protocol):
+    """What a batch is run by: a ``TextModel``, or a test's stand-in."""
+
+    def probabilities(self, sequences: Sequence[TokenIds]) -> npt.NDArray[np.float64]: ...
+
+
+@dataclass(eq=False)
+class _Request:
+    """Sequences that were asked for together; ``rows`` is filled as their batches finish."""
+
+    answer: asyncio.Future[None]
+    rows: list[npt.NDArray[np.float64] | None]
+    missing: int
+
+
+@dataclass(eq=False)
+class Item:
+    """One text that waits; ``due`` is the moment by which it would like to be run."""
+
+    model: Model
+    ids: TokenIds
+    due: float
+    bulk: bool = False
+    place: int = 0
+    request: _Request | None = field(default=None, repr=False)
+
+
+def choose(waiting: Sequence[Item], budget: int) -> list[Item]:
+    """The next batch: the text that is due first, and those of the same model most like it.
+
+    At most ``budget`` tokens when filled up to the longest; a longer text is run alone.
+    """
+    first = min(waiting, key=lambda item: item.due)
+    length = len(first.ids)
+    low, high = length / ALIKE - ALIKE_TOKENS, length * ALIKE + ALIKE_TOKENS
+    near = [i for i in waiting if i.model is first.model and low <= len(i.ids) <= high]
+    near.sort(key=lambda item: (abs(len(item.ids) - length), item.due))
+    near.insert(0, near.pop(near.index(first)))
+    batch: list[Item] = []
+    longest = 0
+    for item in near:
+        longest = max(longest, len(item.ids))
+        if batch and longest * (len(batch) + 1) > budget:
+            break
+        batch.append(item)
+    return batch
+
+
+class Batcher:
+    """Runs the models of one process, one batch at a time.
+
+    Args:
+        max_batch_tokens: tokens of a batch, filling included.
+        max_waiting: single texts that may wait; those of bulk work are not counted, as whoever
+            sends them waits for each part before sending the next.
+        max_seconds: that a request may wait and run.
+    """
+
+    def __init__(self, *, max_batch_tokens: int, max_waiting: int, max_seconds: float) -> None:
+        self._budget = max_batch_tokens
+        self._max_waiting = max_waiting
+        self._max_seconds = max_seconds
+        self._waiting: list[Item] = []
+        self._singles = 0
+        self._tokens_a_second = 1000.0
+        self._closed = False
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._work, name="batcher", daemon=True)
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def start(self) -> None:
+        """Call from the event loop that will ask."""
+        self._loop = asyncio.get_running_loop()
+        self._thread.start()
+
+    def close(self) -> None:
+        """Finish the batch that runs; what waits is not run any more."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        self._thread.join()
+
+    async def run(
+        self, model: Model, sequences: Sequence[TokenIds], *, bulk: bool = False
+    ) -> npt.NDArray[np.float64]:
+        """Probabilities (n, n_classes) in the sequences' order.
+
+        Raises:
+            Refusal: 429 if too much waits already, 503 if it took too long.
+        """
+        loop = asyncio.get_running_loop()
+        request = _Request(loop.create_future(), [None] * len(sequences), len(sequences))
+        self._enter(model, sequences, request, bulk)
+        try:
+            async with asyncio.timeout(self._max_seconds):
+                await request.answer
+        except TimeoutError:
+            message = f"no answer within {self._max_seconds:g} s; try again later"
+            raise Refusal(503, "too_slow", message, retry_after=self._retry_after()) from None
+        finally:
+            if request.missing:
+                self._leave(request)
+        return np.stack([row for row in request.rows if row is not None])
+
+    def _enter(
+        self, model: Model, sequences: Sequence[TokenIds], request: _Request, bulk: bool
+    ) -> None:
+        now = time.monotonic() + (BULK_SECONDS if bulk else 0)
+        items = [
+            Item(model, ids, now + SECONDS_A_TOKEN * len(ids), bulk, place, request)
+            for place, ids in enumerate(sequences)
+        ]
+        with self._changed:
+            if not bulk and self._singles + len(items) > max(self._max_waiting, len(items)):
+                message = f"{self._singles} texts wait already; try again later"
+                raise Refusal(429, "queue_full", message, retry_after=self._retry_after())
+            self._waiting += items
+            self._count()
+            self._changed.notify()
+
+    def _leave(self, request: _Request) -> None:
+        """Nobody waits for this request any more."""
+        with self._changed:
+            self._waiting = [item for item in self._waiting if item.request is not request]
+            self._count()
+
+    def _count(self) -> None:
+        self._singles = sum(not item.bulk for item in self._waiting)
+        metrics.WAITING.set(len(self._waiting))
+
+    def _retry_after(self) -> int:
+        """Seconds until about half of what waits is done, at least 1."""
+        tokens = sum(len(item.ids) for item in self._waiting)
+        return max(1, math.ceil(tokens / self._tokens_a_second / 2))
+
+    def _work(self) -> None:
+        while batch := self._next():
+            start = time.perf_counter()
+            answer: npt.NDArray[np.float64] | Exception
+            try:
+                answer = batch[0].model.probabilities([item.ids for item in batch])
+            except Exception as error:
+                answer = error
+            self._observe(batch, time.perf_counter() - start)
+            assert self._loop is not None
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
+                self._loop.call_soon_threadsafe(_deliver, batch, answer)
+
+    def _next(self) -> list[Item]:
+        """The next batch, as soon as there is one; none when closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._closed)
+            if self._closed:
+                return []
+            batch = choose(self._waiting, self._budget)
+            chosen = set(map(id, batch))
+            self._waiting = [item for item in self._waiting if id(item) not in chosen]
+            self._count()
+            return batch
+
+    def _observe(self, batch: list[Item], seconds: float) -> None:
+        tokens = sum(len(item.ids) for item in batch)
+        self._tokens_a_second += 0.1 * (tokens / max(seconds, 1e-6) - self._tokens_a_second)
+        metrics.BATCH_TEXTS.observe(len(batch))
+        metrics.BATCH_TOKENS.observe(tokens)
+        metrics.BATCH_SECONDS.observe(seconds)
+
+
+def _deliver(batch: list[Item], answer: npt.NDArray[np.float64] | Exception) -> None:
+    """Hand rows to the requests they belong to; in the event loop's thread."""
+    for number, item in enumerate(batch):
+        request = item.request
+        if request is None or request.answer.done():
+            continue
+        if isinstance(answer, Exception):
+            request.answer.set_exception(answer)
+            continue
+        request.rows[item.place] = answer[number]
+        request.missing -= 1
+        if request.missing == 0:
+            request.answer.set_result(None)
