@@ -8,9 +8,13 @@ Knows files and reports; what happens in memory between texts and a trained mode
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from lastblock import checkpoint
 from lastblock.baseline import fit_baseline
@@ -30,6 +34,10 @@ from lastblock.runtime import Progress, Silent, Stopwatch
 # Shares of a file that each part gets: the book's, in both recipes.
 FRACTIONS = {"train": 0.7, "validation": 0.1, "test": 0.2}
 
+MOST_MISTAKES = 20
+
+Probabilities = npt.NDArray[np.float64]
+Numbers = npt.NDArray[np.int64]
 Parts = dict[str, Examples]  # "train", "validation", "test", in this order
 
 
@@ -115,13 +123,25 @@ def split(examples: Examples, config: RunConfig, rules: DataRules, progress: Pro
             f"balanced before the split: {len(examples):,} rows, the same number from every "
             "class; the scores are those of a balanced set"
         )
-    parts = _draw(examples, config.data, rules, seed)
+    parts = _draw(examples, config.data, rules, seed, progress)
     sizes = " / ".join(f"{len(part):,}" for part in parts.values())
     progress.say(f"split into train / validation / test: {sizes}")
     return parts
 
 
-def _draw(examples: Examples, data: DataConfig, rules: DataRules, seed: int) -> Parts:
+def _load_part(path: str, data: DataConfig, progress: Progress) -> Examples:
+    """A validation or test file, read like DATA, with what there is to say about it."""
+    part = load_examples(
+        path, text_column=data.text_column, label_column=data.label_column, progress=progress
+    )
+    for note in part.notes:
+        progress.say(note)
+    return part
+
+
+def _draw(
+    examples: Examples, data: DataConfig, rules: DataRules, seed: int, progress: Progress
+) -> Parts:
     given = {
         name: load_examples(
             path, text_column=data.text_column, label_column=data.label_column, options=data
@@ -184,18 +204,42 @@ def _scores(
         model.store.fill(model.classifier, encoded.get("test", []), progress)
     numbers = {name: classifier.number(parts[name].labels, parts[name].texts) for name in encoded}
 
-    def judge() -> dict[str, Any]:
-        return {
-            name: evaluate(numbers[name], model.probabilities(ids), model.class_names).to_dict()
-            for name, ids in encoded.items()
-        }
+    def judge() -> tuple[dict[str, Any], dict[str, Probabilities]]:
+        said = {name: model.probabilities(ids) for name, ids in encoded.items()}
+        names = model.class_names
+        scores = {n: evaluate(numbers[n], said[n], names).to_dict() for n in encoded}
+        return scores, said
 
     with watch("evaluate"):
         trained = model.classifier.tail_state()
         model.classifier.load_tail_state(classifier.initial_tail_)
-        before = judge()
+        before, _ = judge()
         model.classifier.load_tail_state(trained)
-        return {"splits": judge(), "before_training": before}
+        splits, said = judge()
+    scores: dict[str, Any] = {"splits": splits, "before_training": before}
+    if "test" in said:
+        scores["mistakes"] = _mistakes(
+            parts["test"].texts, numbers["test"], said["test"], model.class_names
+        )
+    return scores
+
+
+def _mistakes(
+    texts: Sequence[str], truth: Numbers, said: Probabilities, names: Sequence[str]
+) -> list[dict[str, Any]]:
+    """The texts it is surest and wrong about, surest first."""
+    predicted, sureness = said.argmax(axis=1), said.max(axis=1)
+    wrong = np.flatnonzero(predicted != truth)
+    surest = wrong[np.argsort(-sureness[wrong], kind="stable")][:MOST_MISTAKES]
+    return [
+        {
+            "text": texts[i],
+            "true": names[truth[i]],
+            "predicted": names[predicted[i]],
+            "probability": float(sureness[i]),
+        }
+        for i in surest
+    ]
 
 
 def _baseline_scores(classifier: TextClassifier, parts: Parts, seed: int) -> dict[str, Any]:

@@ -98,8 +98,8 @@ def _auto(decoder: DecoderConfig, lengths: Sequence[int], _: float) -> dict[str,
         "warmup": 0.1,
         "decay": "cosine",
         "drop_last": False,
-        "eval_steps": max(1, len(lengths) // (16 * 4)),  # about four times an epoch
-        "eval_texts": 128,
+        "eval_steps": max(1, len(lengths) // (16 * 2)),  # about twice an epoch
+        "eval_texts": 64,
         "keep_best": True,
     }
 

