@@ -18,6 +18,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import numpy.typing as npt
@@ -268,7 +269,11 @@ def _add_api(app: FastAPI, service: Service) -> None:
         except BaseException:
             file.close()
             raise
-        headers = {"X-Rows": str(upload.rows), "X-Model-Id": served.id}
+        headers = {
+            "X-Rows": str(upload.rows),
+            "X-Text-Column": quote(upload.text_column, errors="replace"),
+            "X-Model-Id": served.id,
+        }
         return StreamingResponse(
             _after(first, work), headers=headers, media_type=f"{media_type}; charset=utf-8"
         )

@@ -58,7 +58,7 @@ class Upload:
     def write(self, row: Row, prediction: Mapping[str, Any]) -> str:
         """A row with its prediction, as one line."""
         if self.media_type not in DELIMITERS:
-            return json.dumps({**row, "prediction": prediction}, ensure_ascii=False) + "\n"
+            return _json_line({**row, "prediction": prediction})
         numbers = [prediction["probability"], *prediction["probabilities"].values()]
         written = [f"{number:.6f}" for number in numbers]
         return self._line([*row.values(), prediction["label"], *written])
@@ -127,10 +127,8 @@ def check_text(text: Any, place: str, max_characters: int) -> None:
         raise _bad(f"{place}: holds a NUL character; remove it")
     if not text.strip():
         raise _bad(f"{place}: is blank; give it some words")
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise _bad(f"{place}: holds half of a surrogate pair; remove it") from None
+    if not _is_utf8(text):
+        raise _bad(f"{place}: holds half of a surrogate pair; remove it")
 
 
 def _rows(file: IO[bytes], media_type: str) -> Iterator[Row]:
@@ -193,6 +191,20 @@ def _as_text(file: IO[bytes]) -> Iterator[IO[str]]:
         yield text
     finally:
         text.detach()
+
+
+def _json_line(row: Row) -> str:
+    line = json.dumps(row, ensure_ascii=False) + "\n"
+    # Half a surrogate pair, in a value that is not the text, can only be written escaped.
+    return line if line.isascii() or _is_utf8(line) else json.dumps(row) + "\n"
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _bad(message: str) -> Refusal:

@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import json
 import logging
+import time
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -30,6 +31,9 @@ SECONDS_BETWEEN_LOOKS = 1.0
 # Looks for which a folder may be missing before its model is let go: a folder that is being
 # replaced is gone for a moment.
 LOOKS_UNTIL_GONE = 3
+# A folder that is being replaced is whole again in a moment.
+TRIES = 4
+SECONDS_BETWEEN_TRIES = 0.05
 
 Stamp = tuple[tuple[int, int, int], ...]
 
@@ -127,20 +131,13 @@ class Models:
         return served
 
     def _load(self, name: str) -> Served:
-        folder = self._folder_of(name)
         try:
-            stamp = _stamp(folder)
-            model = checkpoint.load(folder)
-            digest = _digest(folder)
-            model.predict_proba(["the first text is slower than others"])
-            served = Served(
-                name, digest, folder, stamp, model, _read_report(folder), _read_card(folder)
-            )
+            served = _load_whole(name, self._folder_of(name))
         except (LastblockError, OSError):
             metrics.LOADS.labels(name, "failed").inc()
             raise
         metrics.LOADS.labels(name, "loaded").inc()
-        log.info("model %s (%s) is loaded", name, digest)
+        log.info("model %s (%s) is loaded", name, served.id)
         return served
 
     def _folder_of(self, name: str) -> Path:
@@ -189,6 +186,27 @@ class Models:
         except (LastblockError, OSError) as error:
             self._failed[name] = stamp
             log.error("the new model %s cannot be loaded, the old one stays: %s", name, error)
+
+
+def _load_whole(name: str, folder: Path) -> Served:
+    """Load a folder whose files belong together, though it may be replaced meanwhile."""
+    for tries_left in reversed(range(TRIES)):
+        try:
+            stamp = _stamp(folder)
+            served = _read(name, folder, stamp)
+            if _stamp(folder) == stamp:
+                served.model.predict_proba(["the first text takes longer than others"])
+                return served
+        except (LastblockError, OSError):
+            if not tries_left:
+                raise
+        time.sleep(SECONDS_BETWEEN_TRIES)
+    raise SavedModelError(f"{folder}: is replaced again and again; wait until it is whole")
+
+
+def _read(name: str, folder: Path, stamp: Stamp) -> Served:
+    report, card = _read_report(folder), _read_card(folder)
+    return Served(name, _digest(folder), folder, stamp, checkpoint.load(folder), report, card)
 
 
 def _may_be_served(folder: Path) -> bool:
