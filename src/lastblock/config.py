@@ -17,6 +17,7 @@ from lastblock.errors import ConfigError
 Recipe = Literal["auto", "chapter6"]
 Pooling = Literal["last", "mean", "first", "padded"]
 Balance = Literal["none", "undersample"]
+KeepTogether = Literal["equal", "near"]
 DType = Literal["auto", "float32", "bfloat16"]
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
@@ -108,10 +109,33 @@ class DataConfig(ReadOptions):
         "undersample: draw the same number of examples from every class, before the split "
         "(so the scores are those of a balanced set); none: leave as is.",
     )
+    split: str | None = _setting(
+        None,
+        "How DATA is split: stratified by label (the recipe's own way, if not given); hash: a text "
+        "goes by itself alone, so it stays where it is when rows are added; or the split.json of "
+        "an earlier model, to have its split again.",
+    )
+    group_column: str | None = _setting(
+        None, "Column whose equal values stay on one side of the split (author, thread, customer)."
+    )
+    time_column: str | None = _setting(
+        None, "Column with times or numbers: train on the oldest rows, test on the newest."
+    )
+    keep_together: KeepTogether | None = _setting(
+        None,
+        "Texts that stay on one side of the split: equal ones (but for case, digits, punctuation), "
+        "or near duplicates too.",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _require_choice("balance", self.balance, Balance)
+        _require_choice("keep_together", self.keep_together, KeepTogether)
+        if self.time_column is not None:
+            for name in ("split", "group_column", "keep_together"):
+                if getattr(self, name) is not None:
+                    option = name.replace("_", "-")
+                    raise ConfigError(f"--time-column and --{option} exclude each other; give one")
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ Knows files and reports; what happens in memory between texts and a trained mode
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +22,26 @@ from lastblock.baseline import fit_baseline
 from lastblock.config import DataConfig, RunConfig
 from lastblock.data.balance import undersample
 from lastblock.data.catalog import load_examples
-from lastblock.data.examples import Examples
-from lastblock.data.inspection import Inspection, check_trainable, count_shared, inspect
-from lastblock.data.split import holdout, shuffled_split, stratified_split
+from lastblock.data.examples import Examples, Split
+from lastblock.data.inspection import (
+    Inspection,
+    check_trainable,
+    count_shared,
+    inspect,
+    normalise,
+)
+from lastblock.data.near_duplicates import near_duplicate_groups
+from lastblock.data.split import (
+    hash_split,
+    holdout,
+    read_split,
+    shuffled_split,
+    split_record,
+    stratified_split,
+    time_split,
+)
 from lastblock.data.survey import survey
+from lastblock.errors import ConfigError
 from lastblock.estimator import TextClassifier
 from lastblock.evaluation import evaluate
 from lastblock.recipe import DATA_RULES, DataRules
@@ -86,6 +103,8 @@ def finetune(config: RunConfig, progress: Progress | None = None) -> FinetuneRes
     if target is not None:
         with checkpoint.staged(target) as folder:
             checkpoint.write(classifier.model_, folder)
+            record = json.dumps(split_record(parts, examples.source))
+            (folder / "split.json").write_text(record, encoding="utf-8")
             write_report(folder, report, classifier.history_)
     return FinetuneResult(classifier, report, target)
 
@@ -97,6 +116,7 @@ def read(data: DataConfig, progress: Progress) -> tuple[Examples, Inspection]:
         text_column=data.text_column,
         label_column=data.label_column,
         options=data,
+        keep=[name for name in (data.group_column, data.time_column) if name is not None],
         progress=progress,
     )
     check_trainable(examples)
@@ -149,23 +169,76 @@ def _draw(
         for name, path in (("validation", data.validation), ("test", data.test))
         if path is not None
     }
+    _check_split(data, given, rules)
     if len(given) == 2:
         drawn = {"train": examples}
     elif given:
         # One part came as a file: the other is drawn from DATA at the share it always has.
         missing = "test" if "validation" in given else "validation"
         fraction = FRACTIONS[missing] / (1 - sum(FRACTIONS[name] for name in given))
-        kept, held = holdout(examples.texts, examples.labels, fraction=fraction, seed=seed)
+        kept, held = holdout(
+            examples.texts,
+            examples.labels,
+            fraction=fraction,
+            seed=seed,
+            groups=_groups(examples, data),
+        )
         drawn = {"train": examples.take(kept), missing: examples.take(held)}
     else:
-        fractions = (FRACTIONS["train"], FRACTIONS["validation"], FRACTIONS["test"])
-        if rules.keep_equal_texts_together:
-            rows = stratified_split(examples.texts, examples.labels, fractions=fractions, seed=seed)
-        else:
-            rows = shuffled_split(len(examples), seed=seed)
+        rows = _split_rows(examples, data, rules, seed)
         drawn = {name: examples.take(getattr(rows, name)) for name in FRACTIONS}
     together = drawn | given
     return {name: together[name] for name in FRACTIONS}
+
+
+def _split_rows(examples: Examples, data: DataConfig, rules: DataRules, seed: int) -> Split:
+    fractions = (FRACTIONS["train"], FRACTIONS["validation"], FRACTIONS["test"])
+    groups = _groups(examples, data)
+    if data.time_column is not None:
+        return time_split(examples.columns[data.time_column], fractions=fractions)
+    if data.split == "hash":
+        of = groups[0] if groups else None
+        return hash_split(examples.texts, fractions=fractions, seed=seed, groups=of)
+    if data.split not in (None, "stratified"):
+        return read_split(str(data.split), examples)
+    if rules.keep_equal_texts_together or data.split == "stratified":
+        return stratified_split(
+            examples.texts, examples.labels, fractions=fractions, seed=seed, groups=groups
+        )
+    return shuffled_split(len(examples), seed=seed)
+
+
+def _groups(examples: Examples, data: DataConfig) -> list[Sequence[Any]]:
+    """What must stay on one side of a split besides equal texts."""
+    groups: list[Sequence[Any]] = []
+    if data.group_column is not None:
+        groups.append(examples.columns[data.group_column])
+    if data.keep_together == "near":
+        groups.append(near_duplicate_groups([*map(normalise, examples.texts)]).tolist())
+    return groups
+
+
+def _check_split(data: DataConfig, given: Parts, rules: DataRules) -> None:
+    """Refuse options that would have no effect."""
+    ways = {
+        "--split": data.split,
+        "--time-column": data.time_column,
+        "--group-column": data.group_column,
+        "--keep-together": data.keep_together,
+    }
+    asked = [option for option, value in ways.items() if value is not None]
+    drawn_otherwise = ("--split", "--time-column")
+    if given and any(option in drawn_otherwise for option in asked):
+        raise ConfigError(f"{asked[0]} is for a split of DATA alone; leave out the other files")
+    if asked and len(given) == 2:
+        raise ConfigError(f"{asked[0]} has no effect: nothing is left to split; leave it out")
+    if len(asked) == 2 and data.split == "hash" and data.keep_together is not None:
+        raise ConfigError("--split hash keeps equal texts together, no others; leave one out")
+    grouped = data.group_column is not None or data.keep_together is not None
+    if grouped and not rules.keep_equal_texts_together and data.split is None and not given:
+        raise ConfigError(
+            f"{asked[0]}: this recipe shuffles rows one by one; add --split stratified"
+        )
 
 
 def _fit(config: RunConfig, parts: Parts, progress: Progress) -> TextClassifier:

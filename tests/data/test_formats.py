@@ -209,8 +209,8 @@ def test_more_columns_are_carried_along(tmp_path: Path) -> None:
     path = tmp_path / "x.csv"
     path.write_text("text,label,who,when\na,x,me,1\nb,y,you,2\n")
     examples = read_examples(path, keep=["Who"])
-    assert examples.columns == {"who": ["me", "you"]}
-    assert examples.take([1]).columns == {"who": ["you"]}
+    assert examples.columns == {"Who": ["me", "you"]}
+    assert examples.take([1]).columns == {"Who": ["you"]}
     assert [*examples.take([1]).row_ids()] == [1]
     assert [*examples.take([1, 0]).take([1]).row_ids()] == [0]
     assert [*read_examples(path, keep=None).columns] == ["who", "when"]

@@ -1,6 +1,8 @@
 """Splits: every row once, equal texts on one side, sizes and classes as asked for."""
 
+import json
 from collections import Counter
+from datetime import date, datetime
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +12,18 @@ from hypothesis import strategies as st
 
 from lastblock.data.balance import undersample
 from lastblock.data.catalog import load
-from lastblock.data.examples import Label, Split
+from lastblock.data.examples import Examples, Label, Split
 from lastblock.data.inspection import count_shared, normalise
-from lastblock.data.split import holdout, shuffled_split, stratified_split
+from lastblock.data.split import (
+    folds,
+    hash_split,
+    holdout,
+    read_split,
+    shuffled_split,
+    split_record,
+    stratified_split,
+    time_split,
+)
 from lastblock.errors import ConfigError, DataError
 
 FRACTIONS = (0.7, 0.1, 0.2)
@@ -171,3 +182,121 @@ def test_the_draw_is_the_books(lastblock_data: Path) -> None:
     rows = undersample(load("sms-spam").labels, seed=123)
     split = shuffled_split(len(rows), seed=123)
     assert rows[split.train][:8].tolist() == [2087, 3900, 881, 1172, 2170, 5058, 1827, 4931]
+
+
+# ------------------------------------------------------------------ groups, times, hashes, folds
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("abcdefghijkl"), st.sampled_from("wx"), st.integers(0, 8))),
+    SEEDS,
+)
+def test_groups_stay_on_one_side(rows: list[tuple[str, str, int]], seed: int) -> None:
+    rows = [*rows, ("z", "w", 9)]
+    texts, labels, groups = map(list, zip(*rows, strict=True))
+    given_groups = [group or None for group in groups]  # 0: none
+    split = stratified_split(texts, labels, seed=seed, groups=[given_groups])
+    assert sorted(np.concatenate(parts(split)).tolist()) == list(range(len(rows)))
+    for values in (texts, given_groups):
+        sides = [{values[row] for row in part} - {None} for part in parts(split)]
+        assert sum(map(len, sides)) == len(set(values) - {None})
+
+
+def test_groups_that_tie_nothing_change_nothing() -> None:
+    texts, labels = distinct(50), ["x", "y"] * 25
+    split = stratified_split(texts, labels, seed=1)
+    same = stratified_split(texts, labels, seed=1, groups=[[*range(50)]])
+    assert all((a == b).all() for a, b in zip(parts(split), parts(same), strict=True))
+    kept, held = holdout(texts, labels, fraction=0.2, seed=1, groups=[[0] * 25 + [1] * 25])
+    assert {len(kept), len(held)} <= {0, 25, 50}
+
+
+@given(st.lists(st.text(max_size=5), min_size=1, max_size=40, unique=True), SEEDS, st.data())
+def test_a_hash_split_is_stable(texts: list[str], seed: int, data: st.DataObject) -> None:
+    def sides(of: list[str]) -> dict[str, int]:
+        split = hash_split(of, seed=seed)
+        return {of[row]: side for side, part in enumerate(parts(split)) for row in part}
+
+    some = data.draw(st.permutations(texts))[: max(1, len(texts) // 2)]
+    everything = sides(texts)
+    assert set(everything) == set(texts)
+    assert {text: everything[text] for text in some} == sides(some)
+
+
+def test_a_hash_split_has_about_the_sizes_asked_for() -> None:
+    split = hash_split(distinct(5000), seed=3)
+    assert [len(part) for part in parts(split)] == pytest.approx([3500, 500, 1000], abs=120)
+    split = hash_split(distinct(100), seed=3, groups=[i // 20 for i in range(100)])
+    assert all(len(part) % 20 == 0 for part in parts(split))
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        [*range(100)],
+        [str(i) for i in range(100)],
+        [date.fromordinal(730_000 + i) for i in range(100)],
+        [datetime.fromordinal(730_000 + i).isoformat() for i in range(100)],
+    ],
+    ids=["numbers", "strings of numbers", "dates", "strings of dates"],
+)
+def test_the_newest_are_tested_on(times: list[object]) -> None:
+    order = np.random.default_rng(0).permutation(100)
+    split = time_split([times[i] for i in order])
+    assert [sorted(order[part].tolist()) for part in parts(split)] == [
+        [*range(70)],
+        [*range(70, 80)],
+        [*range(80, 100)],
+    ]
+
+
+def test_equal_times_stay_together_and_odd_ones_are_named() -> None:
+    split = time_split([1] * 75 + [2] * 10 + [3] * 15)
+    assert [len(part) for part in parts(split)] == [75, 10, 15]
+    for times, message in (
+        ([1, "", 3], "row 2 has no time"),
+        (["2024-01-31", "soon"], "row 2: 'soon' is no time"),
+        ([5] * 10, "the same time"),
+    ):
+        with pytest.raises(DataError, match=message):
+            time_split(times)
+
+
+@given(ROWS, st.integers(2, 6), SEEDS)
+def test_folds_test_every_row_once(rows: list[tuple[str, str]], k: int, seed: int) -> None:
+    texts, labels = map(list, zip(*rows, strict=True))
+    if len(set(texts)) < k:
+        with pytest.raises(ConfigError, match="folds of"):
+            folds(texts, labels, k=k, seed=seed)
+        return
+    pairs = folds(texts, labels, k=k, seed=seed)
+    assert sorted(np.concatenate([test for _, test in pairs]).tolist()) == list(range(len(rows)))
+    for train, test in pairs:
+        assert sorted([*train.tolist(), *test.tolist()]) == list(range(len(rows)))
+        assert not {texts[row] for row in train} & {texts[row] for row in test}
+
+
+def test_folds_are_of_equal_size_and_classes() -> None:
+    labels = ["x"] * 60 + ["y"] * 33
+    for _, test in folds(distinct(93), labels, k=3, seed=5):
+        assert Counter(labels[row] for row in test) == {"x": 20, "y": 11}
+
+
+def test_a_split_can_be_had_again(tmp_path: Path) -> None:
+    examples = Examples(distinct(60), ["x", "y"] * 30, "here.csv")
+    split = stratified_split(examples.texts, examples.labels, seed=1)
+    drawn = {
+        name: examples.take(part)
+        for name, part in zip(("train", "validation", "test"), parts(split), strict=True)
+    }
+    path = tmp_path / "split.json"
+    path.write_text(json.dumps(split_record(drawn, "here.csv")))
+    again = read_split(path, examples)
+    assert all((a == b).all() for a, b in zip(parts(split), parts(again), strict=True))
+    with pytest.raises(DataError, match="made of other texts"):
+        read_split(path, Examples(["other"] * 60, examples.labels, "here.csv"))
+    with pytest.raises(DataError, match=r"row \d+ is not in here\.csv"):
+        read_split(path, examples.take(range(30)))
+    path.write_text("{}")
+    with pytest.raises(DataError, match="no split with rows"):
+        read_split(path, examples)

@@ -132,6 +132,8 @@ def load_examples(
         for option, value in given.items():
             if value is not None:
                 raise ConfigError(f"{option} is for files; the columns of {source} are known")
+        for column in keep or ():
+            raise ConfigError(f"{source} has texts and labels only, no column {column!r}")
         return load(str(source), progress=progress)
     path = Path(source)
     if not any(given.values()) and _is_sms_collection(path):

@@ -1,32 +1,45 @@
 """Split rows into train, validation and test so that the score is true.
 
 Equal texts (after ``normalise``) stay on one side, else a model is tested on what it has learnt by
-heart. Knows texts and labels as values only. Imports no torch.
+heart. A split is kept as the numbers of its rows. Knows texts, labels, groups and times as values
+only. Imports no torch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+import hashlib
+import json
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date, datetime, time
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lastblock.data.examples import Label, Rows, Split
+from lastblock.data.examples import Examples, Label, Rows, Split
 from lastblock.data.inspection import normalise
 from lastblock.errors import ConfigError, DataError
 
 _TRAIN, _VALIDATION, _TEST = 0, 1, 2
+PARTS = ("train", "validation", "test")
+
+Fractions = tuple[float, float, float]  # of train, validation, test
 
 
 def stratified_split(
     texts: Sequence[str],
     labels: Sequence[Label],
     *,
-    fractions: tuple[float, float, float] = (0.7, 0.1, 0.2),
+    fractions: Fractions = (0.7, 0.1, 0.2),
     seed: int,
+    groups: Sequence[Sequence[Hashable]] = (),
 ) -> Split:
     """Split by label, with equal normalised texts on one side; row numbers ascending.
+
+    Each of ``groups`` has a value for each row; rows with equal values stay on one side too, and so
+    do rows that are tied through others. A missing value (None) ties nothing.
 
     Sizes are as near to ``fractions`` (train, validation, test) as classes and repeated texts
     allow; a repeated text counts for the label that most of its rows have. Every class has an
@@ -36,16 +49,19 @@ def stratified_split(
         ConfigError: fractions that are negative, do not sum to 1, or leave nothing for train.
         DataError: no rows, or not one label for each text.
     """
-    sides = _assign(texts, labels, fractions, seed)
-    train, validation, test = (np.flatnonzero(sides == side) for side in range(3))
-    return Split(train, validation, test)
+    return _split_of(_assign(texts, labels, fractions, seed, groups))
 
 
 def holdout(
-    texts: Sequence[str], labels: Sequence[Label], *, fraction: float, seed: int
+    texts: Sequence[str],
+    labels: Sequence[Label],
+    *,
+    fraction: float,
+    seed: int,
+    groups: Sequence[Sequence[Hashable]] = (),
 ) -> tuple[Rows, Rows]:
     """Rows to keep and rows to hold out, by the rules of ``stratified_split``."""
-    sides = _assign(texts, labels, (1 - fraction, fraction, 0.0), seed)
+    sides = _assign(texts, labels, (1 - fraction, fraction, 0.0), seed, groups)
     return np.flatnonzero(sides == _TRAIN), np.flatnonzero(sides == _VALIDATION)
 
 
@@ -58,6 +74,162 @@ def shuffled_split(n: int, *, seed: int) -> Split:
     rows = np.random.RandomState(seed).permutation(n).astype(np.int64)
     train, validation = int(0.7 * n), int(0.1 * n)
     return Split(rows[:train], rows[train : train + validation], rows[train + validation :])
+
+
+def hash_split(
+    texts: Sequence[str],
+    *,
+    fractions: Fractions = (0.7, 0.1, 0.2),
+    seed: int,
+    groups: Sequence[Hashable] | None = None,
+) -> Split:
+    """Split by what each text is, so that it stays on its side when rows are added or reordered.
+
+    The side follows from a hash of the normalised text, or of the row's value in ``groups``.
+    Labels are not regarded; sizes are near ``fractions`` only as far as chance brings them there.
+    """
+    _check(texts, texts, fractions)
+    keys = [f"group {value!r}" for value in groups] if groups else [*map(normalise, texts)]
+    places = np.array([_place(key, seed) for key in keys])
+    bounds = np.cumsum(fractions)[:2]
+    return _split_of(np.searchsorted(bounds, places, side="right").astype(np.int8))
+
+
+def time_split(times: Sequence[Any], *, fractions: Fractions = (0.7, 0.1, 0.2)) -> Split:
+    """The oldest rows to train on, then those to validate on, the newest to test on.
+
+    Times are numbers, dates, or strings of either (dates as ISO 8601). Rows of the same time stay
+    together, on the older side. Texts that are repeated later are not looked for.
+
+    Raises:
+        DataError: a time is missing or is none; all rows have the same time.
+    """
+    _check(times, times, fractions)
+    moments = _moments(times)
+    order = sorted(range(len(moments)), key=lambda row: moments[row])
+    sides = np.zeros(len(moments), np.int8)
+    for side in (_VALIDATION, _TEST):
+        at = round(len(order) * sum(fractions[:side]))
+        while 0 < at < len(order) and moments[order[at]] == moments[order[at - 1]]:
+            at += 1
+        sides[order[at:]] = side
+    if not (sides != _TRAIN).any():
+        raise DataError("the newest rows all have the same time; give another --time-column")
+    return _split_of(sides)
+
+
+def folds(
+    texts: Sequence[str],
+    labels: Sequence[Label],
+    *,
+    k: int,
+    seed: int,
+    groups: Sequence[Sequence[Hashable]] = (),
+) -> list[tuple[Rows, Rows]]:
+    """``k`` pairs of rows to train on and rows to test on; each row is tested on once.
+
+    Stratified, with equal normalised texts (and ``groups``) in one fold.
+
+    Raises:
+        ConfigError: k is less than 2 or more than there are different texts.
+    """
+    _check(texts, labels, (1.0, 0.0, 0.0))
+    tied = _group(_tied(texts, groups), _codes(labels))
+    if not 2 <= k <= len(tied.sizes):
+        raise ConfigError(f"{k} folds of {len(tied.sizes)} different texts; give from 2 to that")
+    fold = np.zeros(len(tied.sizes), np.int64)
+    total = np.zeros(k, np.int64)
+    for members in _by_class(tied, np.random.default_rng(seed)):
+        of_class = np.zeros(k, np.int64)
+        # The largest first; each to the fold with the fewest rows of the class, then of all.
+        for group in members[np.argsort(-tied.sizes[members], kind="stable")]:
+            fold[group] = np.lexsort((total, of_class))[0]
+            of_class[fold[group]] += tied.sizes[group]
+            total[fold[group]] += tied.sizes[group]
+    of_row = fold[tied.of_row]
+    return [(np.flatnonzero(of_row != i), np.flatnonzero(of_row == i)) for i in range(k)]
+
+
+def split_record(parts: Mapping[str, Examples], source: str) -> dict[str, Any]:
+    """A split as JSON: the rows (from 0) of ``source`` in each part, or the part's own file."""
+    rows = {
+        name: part.row_ids().tolist() if part.source == source else {"file": part.source}
+        for name, part in parts.items()
+    }
+    drawn = [part for part in parts.values() if part.source == source]
+    return {"source": source, "sha256": _fingerprint(drawn), "rows": rows}
+
+
+def read_split(path: str | Path, examples: Examples) -> Split:
+    """The split that a ``split_record`` saved as JSON holds, as positions in ``examples``.
+
+    Raises:
+        DataError: no such file, none of ours, or of other examples.
+    """
+    try:
+        record = json.loads(Path(path).read_text("utf-8"))
+        ids = [np.asarray(record["rows"][name], np.int64) for name in PARTS]
+        wanted = record["sha256"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"--split {path}: no split with rows of train, validation and test can be read there "
+            f"({error}); give stratified, hash, or the split.json of a model"
+        ) from None
+    position = {row: i for i, row in enumerate(examples.row_ids().tolist())}
+    try:
+        split = Split(*(np.array([position[i] for i in part.tolist()], np.int64) for part in ids))
+    except KeyError as error:
+        raise DataError(f"--split {path}: row {error} is not in {examples.source}") from None
+    parts = [examples.take(part) for part in (split.train, split.validation, split.test)]
+    if _fingerprint(parts) != wanted:
+        raise DataError(
+            f"--split {path} was made of other texts than those of {examples.source}; "
+            "give the same file, or split anew"
+        )
+    return split
+
+
+def _fingerprint(parts: Iterable[Examples]) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        for text in part.texts:
+            digest.update(text.encode("utf-8", "surrogatepass") + b"\0")
+    return digest.hexdigest()
+
+
+def _split_of(sides: NDArray[np.int8]) -> Split:
+    return Split(*(np.flatnonzero(sides == side) for side in range(3)))
+
+
+def _place(key: str, seed: int) -> float:
+    """A number in [0, 1) that follows from the key and the seed alone."""
+    data = f"{seed}\0{key}".encode("utf-8", "surrogatepass")
+    digest = hashlib.blake2b(data, digest_size=6).digest()
+    return int.from_bytes(digest) / 2**48
+
+
+def _moments(times: Sequence[Any]) -> list[Any]:
+    """Values that can be put in order: all numbers, or all points in time."""
+    for row, value in enumerate(times):
+        if value is None or (isinstance(value, str) and not value.strip()):
+            raise DataError(f"row {row + 1} has no time; fill it in or delete the row")
+    try:
+        return [float(value) for value in times]
+    except (TypeError, ValueError):
+        pass
+    moments = []
+    for row, value in enumerate(times):
+        try:
+            moment = datetime.fromisoformat(value.strip()) if isinstance(value, str) else value
+            if isinstance(moment, date) and not isinstance(moment, datetime):
+                moment = datetime.combine(moment, time())
+            moments.append(moment.timestamp())
+        except (ValueError, AttributeError):
+            raise DataError(
+                f"row {row + 1}: {value!r} is no time; write dates as 2024-01-31 or "
+                "2024-01-31T23:59, or give numbers"
+            ) from None
+    return moments
 
 
 @dataclass
@@ -78,13 +250,14 @@ class _Groups:
 def _assign(
     texts: Sequence[str],
     labels: Sequence[Label],
-    fractions: tuple[float, float, float],
+    fractions: Fractions,
     seed: int,
+    ties: Sequence[Sequence[Hashable]],
 ) -> NDArray[np.int8]:
     """The side of each row: 0 train, 1 validation, 2 test; shape (rows,)."""
     _check(texts, labels, fractions)
     codes = _codes(labels)
-    groups = _group(_codes(map(normalise, texts)), codes)
+    groups = _group(_tied(texts, ties), codes)
     rng = np.random.default_rng(seed)
     sides = np.zeros(len(groups.sizes), np.int8)
     carried = dict.fromkeys((_TEST, _VALIDATION), 0.0)
@@ -97,9 +270,7 @@ def _assign(
     return sides[groups.of_row]
 
 
-def _check(
-    texts: Sequence[str], labels: Sequence[Label], fractions: tuple[float, float, float]
-) -> None:
+def _check(texts: Sequence[Any], labels: Sequence[Any], fractions: Fractions) -> None:
     if min(fractions) < 0 or fractions[_TRAIN] <= 0 or abs(sum(fractions) - 1) > 1e-6:
         raise ConfigError(
             f"fractions are {fractions}; they must be none negative, sum to 1 and leave some "
@@ -110,6 +281,27 @@ def _check(
             f"{len(texts)} texts and {len(labels)} labels cannot be split; give one label for "
             "each text, and at least one text"
         )
+
+
+def _tied(texts: Sequence[str], ties: Sequence[Sequence[Hashable]]) -> Rows:
+    """The group of each row: equal normalised texts and equal values, and what those connect."""
+    of_text = _codes(map(normalise, texts))
+    if not ties:
+        return of_text
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    n = len(texts)
+    rows, nodes, first = [np.arange(n)], [of_text + n], n + int(of_text.max()) + 1
+    for values in ties:
+        known = np.array([row for row, value in enumerate(values) if value not in (None, "")], int)
+        codes = _codes(values[row] for row in known)
+        rows.append(known)
+        nodes.append(codes + first)
+        first += len(known)
+    edges = (np.concatenate(rows), np.concatenate(nodes))
+    graph = coo_array((np.ones(len(edges[0]), np.int8), edges), shape=(first, first))
+    return _codes(connected_components(graph, directed=False)[1][:n].tolist())
 
 
 def _codes(values: Iterable[Hashable]) -> Rows:
@@ -146,7 +338,7 @@ def _by_class(groups: _Groups, rng: np.random.Generator) -> Iterator[Rows]:
 def _draw(
     members: Rows,
     sizes: Rows,
-    fractions: tuple[float, float, float],
+    fractions: Fractions,
     carried: dict[int, float],
     sides: NDArray[np.int8],
 ) -> None:

@@ -121,8 +121,11 @@ def to_examples(
     if note:
         notes = (*notes, f"{table.source}: {note}")
     others = {*range(len(table.columns))} - {label, *used}
-    wanted = sorted(others) if keep is None else [named_column(table, name, "") for name in keep]
-    more = {table.columns[column]: table.values(column) for column in wanted}
+    if keep is None:
+        wanted = {table.columns[column]: column for column in sorted(others)}
+    else:
+        wanted = {name: named_column(table, name, "") for name in keep}
+    more = {name: table.values(column) for name, column in wanted.items()}
     return Examples(texts, labels, table.source, notes, columns=more)
 
 
