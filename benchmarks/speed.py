@@ -31,8 +31,7 @@ from lastblock.data.balance import undersample
 from lastblock.data.catalog import load_examples
 from lastblock.data.examples import Examples
 from lastblock.data.split import shuffled_split
-from lastblock.decoder import catalog, hub, loading
-from lastblock.tokenization.batching import pad
+from lastblock.decoder import hub, loading
 from lastblock.tokenization.tokenizer import Tokenizer
 
 SEED, EPOCHS, BATCH, EVAL_STEPS, EVAL_BATCHES = 123, 5, 8, 50, 5
@@ -81,21 +80,13 @@ def book_parts(examples: Examples, tokenizer: Tokenizer) -> list[Part]:
     longest = max(len(encoded[i]) for i in split.train)
     parts = []
     for rows in (split.train, split.validation, split.test):
-        cut = [encoded[i][:longest] for i in rows]
-        anchor = encoded[split.train[0]][:0]  # of the right dtype
-        filler = anchor.__class__((longest,), dtype=anchor.dtype)
-        ids = pad([*cut, filler], tokenizer.end_of_text)[0][:-1]
+        ids = torch.full((len(rows), longest), tokenizer.end_of_text)
+        for row, i in enumerate(rows):
+            cut = torch.from_numpy(encoded[i][:longest])
+            ids[row, : len(cut)] = cut
         labels = [int(balanced.labels[i] == "spam") for i in rows]
-        parts.append(Part(torch.from_numpy(ids), torch.tensor(labels)))
+        parts.append(Part(ids, torch.tensor(labels)))
     return parts
-
-
-def train_steps(model: BookClassifier, part: Part, optimizer: torch.optim.Optimizer) -> None:
-    model.train()
-    for ids, labels in part.batches(shuffle=True):
-        optimizer.zero_grad()
-        nn.functional.cross_entropy(model(ids), labels).backward()
-        optimizer.step()
 
 
 @torch.no_grad()
@@ -172,8 +163,7 @@ def main() -> None:
 
     folder = hub.resolve(DEFAULT_MODEL).folder
     parts = book_parts(load_examples("sms-spam"), Tokenizer.from_pretrained(folder))
-    rate = catalog.learning_rate(DEFAULT_MODEL)
-    chapter6 = train_seconds(["--recipe", "chapter6", "--learning-rate", str(rate)], options.runs)
+    chapter6 = train_seconds(["--recipe", "chapter6"], options.runs)
     auto = train_seconds(["--recipe", "auto", "--balance", "undersample"], options.runs)
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
     loop = loop_seconds(folder, parts, options.full)

@@ -268,4 +268,5 @@ def test_catalog_names_what_was_asked_for():
     assert {"smollm2-135m", "smollm2-360m", "qwen3-0.6b", "gemma3-270m"} <= MODELS.keys()
     for name, entry in MODELS.items():
         assert entry.name == name
-        assert entry.learning_rate == (5e-5 if "gpt2" in name else 5e-4)
+        rates = {"smollm2-135m-instruct": 1.5e-3}
+        assert entry.learning_rate == rates.get(name, 5e-5 if "gpt2" in name else 5e-4)
