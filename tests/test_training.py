@@ -80,6 +80,20 @@ def test_same_seed_same_weights() -> None:
         torch.testing.assert_close(tensor, ends[1][name], rtol=0, atol=0)
 
 
+def test_looking_changes_nothing() -> None:
+    ends = []
+    part = random_part(24)
+    for classifier, steps in zip(two_classifiers(), (1, 100), strict=True):
+        store = ActivationStore()
+        store.fill(classifier, part.sequences)
+        settings = dataclasses.replace(SETTINGS, eval_steps=steps, keep_best=False)
+        generator = torch.Generator().manual_seed(3)
+        train_tail(classifier, store, part, None, settings, generator, Silent())
+        ends.append(classifier.tail_state())
+    for name, tensor in ends[0].items():
+        torch.testing.assert_close(tensor, ends[1][name], rtol=0, atol=0)
+
+
 def test_learns_what_can_be_learnt_and_keeps_the_best_epoch() -> None:
     classifier = SequenceClassifier(random_decoder(), 2)
     rng = np.random.default_rng(0)

@@ -74,7 +74,7 @@ def train_tail(
         weight_decay=settings.weight_decay,
         fused=True,
     )
-    watch = _Watch(classifier, store, train, validation, settings, generator)
+    watch = _Watch(classifier, store, train, validation, settings)
     steps = settings.epochs * _steps_per_epoch(len(train), settings)
     step = 0
     with progress.task("training", steps, "steps") as advance:
@@ -133,10 +133,11 @@ class _Watch:
         train: Encoded,
         validation: Encoded | None,
         settings: Settings,
-        generator: torch.Generator,
     ) -> None:
         self.classifier, self.store, self.settings = classifier, store, settings
-        self.train, self.validation, self.generator = train, validation, generator
+        self.train, self.validation = train, validation
+        # Its own generator: how often one looks must not change what is learnt.
+        self.generator = torch.Generator().manual_seed(settings.seed)
         self.history = History()
         self.examples_seen = 0
         self.best_loss = math.inf
