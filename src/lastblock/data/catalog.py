@@ -218,7 +218,10 @@ def _find_sms_spam(progress: Progress) -> tuple[Path, str]:
     if _is_intact(original, _SMS_SHA256):
         return original, f"sms-spam: {whole}, from the cache."
     if _is_intact(copy, _SMS_WHEEL_SHA256):
-        return copy, f"sms-spam: {lesser}; from the cache (delete {copy.name} there to ask UCI again)."
+        return (
+            copy,
+            f"sms-spam: {lesser}; from the cache (delete {copy.name} there to ask UCI again).",
+        )
     try:
         return _fetch_sms_original(original, progress), f"sms-spam: {whole}, downloaded."
     except DownloadError as error:
