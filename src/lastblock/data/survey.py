@@ -520,7 +520,7 @@ def _telltales(
         )
         if strong:
             message += "; does it give the label away?"
-        if strong or sign == told[0][1]:
+        if strong or label == told[0][3]:
             yield Finding("one_word_rule", "warning" if strong else "note", both, message)
 
 
