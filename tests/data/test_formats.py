@@ -87,8 +87,9 @@ def test_a_folder_for_each_class(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"1 text is empty, in row 3 \(pos/2\)"):
         read_examples(tmp_path)
     assert read_examples(tmp_path, keep_empty=True).texts == ["bad", "good", ""]
+    (tmp_path / "pos" / "deeper").mkdir()
     with pytest.raises(DataError, match="is a folder where a text file is expected"):
-        read_examples(tmp_path.parent)
+        read_examples(tmp_path)
 
 
 def test_a_saved_data_set_has_its_classes_named(tmp_path: Path) -> None:
