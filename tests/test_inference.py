@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from tiny import messages
 from lastblock import TextClassifier
 from lastblock.activations import ActivationStore
 from lastblock.inference import TextModel
+from lastblock.runtime import Silent
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +31,18 @@ def test_texts_are_cut_and_never_empty(model: TextModel) -> None:
     assert (len(short), len(long)) == (2, 5)
     assert empty.tolist() == [model.tokenizer.end_of_text]
     np.testing.assert_array_equal(long, model.encode(["abcdefgh"])[0][:5])
+
+
+def test_how_many_were_cut_is_said(model: TextModel) -> None:
+    class Said(Silent):
+        lines: ClassVar[list[str]] = []
+
+        def say(self, line: str) -> None:
+            self.lines.append(line)
+
+    with_settings(model, max_length=5).encode(["ab", "abcdefgh", "abcdef"], Said())
+    with_settings(model, max_length=8).encode(["abcdefgh"], Said())
+    assert Said.lines == ["2 of 3 texts are longer than 5 tokens and were cut there (--max-length)"]
 
 
 def test_padded_texts_are_filled_with_end_of_text(model: TextModel) -> None:

@@ -17,9 +17,9 @@ from lastblock.classifier import SequenceClassifier
 from lastblock.runtime import Progress, Silent
 from lastblock.tokenization.batching import TokenIds, pad, token_budget_batches
 
-# Tokens in one pass of the prefix. Large enough that matrix products run at full rate, small
-# enough that a block's intermediate results stay in a processor's cache.
-TOKEN_BUDGET = 2048
+# Tokens in one pass of the prefix, padding included. Large enough that matrix products run at full
+# rate, small enough that little is padded and a block's results stay in a processor's cache.
+TOKEN_BUDGET = 1024
 
 
 class ActivationStore:

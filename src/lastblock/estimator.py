@@ -144,7 +144,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             classifier.set_prefix_dtype(getattr(torch, settings.dtype))
         model = TextModel(tokenizer, classifier, self.classes_.tolist(), settings)
         with watch("tokenize"):
-            train = Encoded(model.encode(fit_on[0]), fit_on[1])
+            train = Encoded(model.encode(fit_on[0], progress), fit_on[1])
             validate = held_out and Encoded(model.encode(held_out[0]), held_out[1])
         with watch("activations"):
             everything = [*train.sequences, *(validate.sequences if validate else ())]

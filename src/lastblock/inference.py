@@ -39,13 +39,21 @@ class TextModel:
         """The classes as strings, for tables and files."""
         return [str(label) for label in self.classes]
 
-    def encode(self, texts: Sequence[str]) -> list[TokenIds]:
+    def encode(self, texts: Sequence[str], progress: Progress | None = None) -> list[TokenIds]:
         """Token ids as the classifier wants them: cut to ``max_length``, never empty.
 
-        With pooling "padded" each is filled with the end-of-text token to ``max_length``, and
-        the filling counts as text: the head reads its last position, as in the book.
+        How many were cut is said to ``progress``. With pooling "padded" each is filled with the
+        end-of-text token to ``max_length``, and the filling counts as text: the head reads its
+        last position, as in the book.
         """
         encoded = self.tokenizer.encode_batch(texts)
+        longest = self.settings.max_length
+        cut = sum(len(ids) > longest for ids in encoded)
+        if cut and progress is not None:
+            progress.say(
+                f"{cut:,} of {len(texts):,} texts are longer than {longest:,} tokens and were cut "
+                "there (--max-length)"
+            )
         return [self.fit_length(ids) for ids in encoded]
 
     def fit_length(self, ids: TokenIds) -> TokenIds:
@@ -63,7 +71,7 @@ class TextModel:
         """Probabilities (n, n_classes), float64, columns in the order of ``classes``."""
         if len(texts) == 0:
             return np.empty((0, len(self.classes)))
-        return self.probabilities(self.encode(texts), progress)
+        return self.probabilities(self.encode(texts, progress), progress)
 
     def probabilities(
         self, sequences: Sequence[TokenIds], progress: Progress | None = None

@@ -10,6 +10,7 @@ from lastblock.cli.datasets import datasets
 from lastblock.cli.demo import demo
 from lastblock.cli.evaluate import evaluate
 from lastblock.cli.inspect import inspect
+from lastblock.cli.models import models
 from lastblock.cli.predict import predict
 from lastblock.cli.serve import serve
 from lastblock.cli.train import train
@@ -45,6 +46,6 @@ def lastblock(
         print(context.get_help())
 
 
-verbs = (demo, train, evaluate, predict, inspect, datasets, serve)
+verbs = (demo, train, evaluate, predict, inspect, datasets, models, serve)
 for verb in verbs:
     app.command()(verb)
