@@ -6,19 +6,23 @@ VENV := .venv
 RUN := $(VENV)/bin/python -m
 CORE := $(VENV)/.installed-core
 DEV := $(VENV)/.installed-dev
+BROWSER := $(VENV)/.installed-browser
 INSTALL = $(RUN) pip --disable-pip-version-check install -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint fix bench docs clean
+.PHONY: help demo test test-browser lint fix bench bench-serve docs clean
 
 help: ## show these lines
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile
 
 demo: $(if $(wildcard $(DEV)),$(DEV),$(CORE)) ## train a spam classifier and try it on two messages
 	$(VENV)/bin/lastblock demo
 
 test: $(DEV) ## run the tests (without the slow ones)
 	$(RUN) pytest
+
+test-browser: $(BROWSER) ## try the page in Chromium, and the API with schemathesis
+	$(RUN) pytest -m browser tests/serving
 
 lint: $(DEV) ## check style, types and who imports whom
 	$(RUN) ruff check
@@ -33,8 +37,12 @@ fix: $(DEV) ## format, and mend what can be mended
 bench: $(DEV) ## measure what the README says about speed
 	@set -e; for script in benchmarks/*.py; do echo "$$script"; $(VENV)/bin/python "$$script"; done
 
-docs: $(DEV) ## write docs/cli.md from --help
+bench-serve: $(DEV) ## load the server from a second process, for some minutes
+	$(VENV)/bin/python benchmarks/serve.py
+
+docs: $(DEV) ## write docs/cli.md from --help, and the tree in README.md
 	$(VENV)/bin/python docs/write_cli.py
+	$(VENV)/bin/python docs/write_tree.py
 
 clean: ## remove everything that the verbs made
 	rm -rf $(VENV) .cache build dist demo-model .pytest_cache .mypy_cache .ruff_cache \
@@ -52,3 +60,9 @@ $(DEV): pyproject.toml constraints.txt
 	test -x $(VENV)/bin/pip || $(PYTHON) -m venv --clear $(VENV)
 	$(INSTALL) -e '.[dev,serve]'
 	@touch $@ $(CORE)
+
+# Chromium itself comes from the system (Debian: apt-get install chromium).
+$(BROWSER): $(DEV)
+	$(INSTALL) -e '.[dev,serve,browser]'
+	npm install --silent --no-audit --no-fund --prefix .cache/axe axe-core@4.14.1
+	@touch $@

@@ -113,3 +113,13 @@ def test_the_command_line_reference_is_up_to_date(project_root: Path) -> None:
     written = (project_root / "docs" / "cli.md").read_text(encoding="utf-8")
     rendered = runpy.run_path(str(project_root / "docs" / "write_cli.py"))["render"]()
     assert written == rendered, "run `make docs`"
+
+
+def test_the_readme_s_tree_is_the_real_one(project_root: Path) -> None:
+    code = (
+        f"import sys; sys.path.insert(0, {str(project_root / 'docs')!r})\n"
+        "import write_tree\n"
+        "text = (write_tree.ROOT / 'README.md').read_text(encoding='utf-8')\n"
+        "print(write_tree.with_tree(text) == text and '<!-- tree -->' in text)"
+    )
+    assert run_python(code) == "True", "run `make docs`"

@@ -27,7 +27,13 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
-from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
+from starlette.responses import (
+    FileResponse,
+    HTMLResponse,
+    JSONResponse,
+    Response,
+    StreamingResponse,
+)
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
@@ -328,8 +334,9 @@ def _add_page(app: FastAPI) -> None:
     """The page, and Swagger UI for /docs: both from files that are installed here."""
     swagger = importlib.resources.files("fastapi_swagger") / "resources"
 
-    @app.get("/", include_in_schema=False)
+    @app.get("/", response_class=HTMLResponse)
     async def page() -> Response:
+        """A page to try the models on."""
         return FileResponse(PAGE / "index.html")
 
     @app.get("/docs", include_in_schema=False)
@@ -371,7 +378,11 @@ async def _answer_http(request: Request, error: Exception) -> Response:
     body = detail if isinstance(detail, dict) else {"error": detail, "code": "http"}
     if error.status_code == 400:
         body = {"error": "the body is no JSON in UTF-8", "code": "no_json"}
-    return JSONResponse(body, error.status_code, error.headers)
+    headers = dict(error.headers or {})
+    if error.status_code == 405:  # the framework names the methods of one of several routes
+        same = [r for r in request.app.routes if getattr(r, "path", None) == request.url.path]
+        headers["Allow"] = ", ".join(sorted({m for r in same for m in r.methods}))
+    return JSONResponse(body, error.status_code, headers)
 
 
 async def _answer_invalid(_: Request, error: Exception) -> Response:

@@ -7,7 +7,16 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 Label = str | int
-Text = Annotated[str, Field(strict=True, min_length=1, description="May not hold NUL.")]
+# The pattern is for readers of the description; ``files.check_text`` is what refuses.
+Text = Annotated[
+    str,
+    Field(
+        strict=True,
+        min_length=1,
+        description="Neither blank nor with a NUL character in it.",
+        json_schema_extra={"pattern": r"^[^\x00]*[^\x00\s][^\x00]*$"},
+    ),
+]
 ModelName = Annotated[
     str | None,
     Field(description="Which model; needed only where there are several."),
