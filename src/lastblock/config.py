@@ -218,8 +218,10 @@ class ServeConfig:
     )
     port: int = _setting(8000, "Port to listen on.")
     workers: int = _setting(1, "Processes; they share the weights through memory mapping.")
-    max_batch_tokens: int = _setting(1024, "Tokens, filling included, that are run together.")
-    queue: int = _setting(128, "Texts that may wait; more are refused with 429.")
+    max_batch_tokens: int = _setting(512, "Tokens, filling included, that are run together.")
+    queue: int = _setting(
+        128, "Texts that may wait, for long but half of them; more are refused with 429."
+    )
     max_body: int = _setting(1_000_000, "Bytes of a request's body; more are refused with 413.")
     max_file: int = _setting(100_000_000, "Bytes of a file to classify; more get 413.")
     max_texts: int = _setting(256, "Texts in a request; more are refused with 422.")

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lastblock.inference import TextModel
-from lastblock.serving.batching import ALIKE, ALIKE_TOKENS, Batcher, Item, choose
+from lastblock.serving.batching import FILLING, FILLING_SHARE, Batcher, Item, choose
 from lastblock.serving.refusal import Refusal
 from lastblock.tokenization.batching import TokenIds
 
@@ -54,9 +54,8 @@ def test_a_batch_holds_the_first_that_is_due_and_fits(
     assert len({id(item) for item in batch}) == len(batch)
     longest = max(len(item.ids) for item in batch)
     assert len(batch) == 1 or longest * len(batch) <= budget
-    for item in batch:
-        shorter, longer = sorted((len(item.ids), len(first.ids)))
-        assert longer <= shorter * ALIKE + ALIKE_TOKENS * ALIKE
+    tokens = sum(len(item.ids) for item in batch)
+    assert longest * len(batch) - tokens <= FILLING + FILLING_SHARE * tokens
 
 
 def test_a_batch_is_of_one_model() -> None:
@@ -152,6 +151,33 @@ def test_more_than_may_wait_is_refused_at_once_and_room_comes_back() -> None:
         model.may_run.set()
         await asyncio.gather(running, waiting)
         await work.run(model, [ids(9)] * 2)
+        work.close()
+
+    asyncio.run(ask())
+
+
+def test_a_queue_that_stays_full_is_halved_until_it_is_less(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("lastblock.serving.batching.STANDING_SECONDS", 0.1)
+    model = Echo()
+
+    async def ask() -> None:
+        work = batcher(max_waiting=8)
+        work.start()
+        tasks = [asyncio.create_task(work.run(model, [ids(9)]))]
+        await asyncio.sleep(0.05)
+        tasks += [asyncio.create_task(work.run(model, [ids(60)])) for _ in range(6)]
+        await asyncio.sleep(0.2)
+        with pytest.raises(Refusal):
+            await work.run(model, [ids(9)])
+        model.may_run.set()
+        await asyncio.gather(*tasks)
+        model.may_run.clear()
+        tasks = [asyncio.create_task(work.run(model, [ids(60)])) for _ in range(8)]
+        await asyncio.sleep(0.05)
+        model.may_run.set()
+        await asyncio.gather(*tasks)
         work.close()
 
     asyncio.run(ask())

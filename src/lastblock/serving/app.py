@@ -67,7 +67,7 @@ class Service:
 
     def __init__(self, config: ServeConfig) -> None:
         self.config = config
-        self.models = Models(Path(config.models))
+        self.models = Models(Path(config.models), self._warm_up)
         self.batcher = Batcher(
             max_batch_tokens=config.max_batch_tokens,
             max_waiting=config.queue,
@@ -80,6 +80,8 @@ class Service:
     async def running(self) -> AsyncIterator[None]:
         self.batcher.start()
         try:
+            for served in self.models.loaded():
+                await self._warm_up(served.model)
             async with self.models.watched():
                 self.ready = True
                 yield
@@ -152,6 +154,11 @@ class Service:
             yield
         finally:
             self._bulk -= 1
+
+    async def _warm_up(self, model: TextModel) -> None:
+        # In the batcher's thread like every other text: each thread that computes brings helpers
+        # of its own, and once they are more than there are cores all wait for each other longer.
+        await self.batcher.run(model, model.encode(["the first text"]), bulk=True)
 
     async def _predict_part(
         self, served: Served, texts: Sequence[str], *, bulk: bool

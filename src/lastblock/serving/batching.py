@@ -23,14 +23,19 @@ from lastblock.serving import metrics
 from lastblock.serving.refusal import Refusal
 from lastblock.tokenization.batching import TokenIds
 
-# A text may be overtaken by those that came less than this a token later: one of 500 tokens lets
-# short ones pass for half a second, and is then next, so none waits for ever.
-SECONDS_A_TOKEN = 0.001
+# A text may be overtaken by shorter ones that came less than this a token later: one of 500 tokens
+# lets others pass for 0.15 s, and is then next, so none waits for ever.
+SECONDS_A_TOKEN = 0.0003
 # Files, long lists and explanations let single texts pass for this much longer.
 BULK_SECONDS = 1.0
-# Texts of a batch differ in length by at most this factor and a few tokens: filling costs as much
-# as text does.
-ALIKE, ALIKE_TOKENS = 1.5, 4
+# Filling that a batch may hold, in tokens: about what a pass costs before its first token, so that
+# a text is taken along where that is cheaper than a pass of its own; and that share of the text.
+FILLING, FILLING_SHARE = 40, 0.05
+# A text that differs by this many tokens less goes along as if it had waited a second longer.
+TOKENS_A_SECOND = 100
+# A burst may fill the queue. One that stays more than half full for this long is no burst, and
+# only makes all wait longer: half of it is then open, until it has been less.
+STANDING_SECONDS = 2.0
 
 
 class Model(Protocol):
@@ -61,23 +66,23 @@ class Item:
 
 
 def choose(waiting: Sequence[Item], budget: int) -> list[Item]:
-    """The next batch: the text that is due first, and those of the same model most like it.
+    """The next batch: the text that is due first, and those of the same model that go with it.
 
-    At most ``budget`` tokens when filled up to the longest; a longer text is run alone.
+    They go in the order in which they are due, those of like length before others. At most
+    ``budget`` tokens when filled up to the longest; a longer text is run alone.
     """
     first = min(waiting, key=lambda item: item.due)
     length = len(first.ids)
-    low, high = length / ALIKE - ALIKE_TOKENS, length * ALIKE + ALIKE_TOKENS
-    near = [i for i in waiting if i.model is first.model and low <= len(i.ids) <= high]
-    near.sort(key=lambda item: (abs(len(item.ids) - length), item.due))
-    near.insert(0, near.pop(near.index(first)))
-    batch: list[Item] = []
-    longest = 0
-    for item in near:
-        longest = max(longest, len(item.ids))
-        if batch and longest * (len(batch) + 1) > budget:
-            break
-        batch.append(item)
+    others = [item for item in waiting if item.model is first.model and item is not first]
+    others.sort(key=lambda item: item.due + abs(len(item.ids) - length) / TOKENS_A_SECOND)
+    batch, longest, tokens = [first], length, length
+    for item in others:
+        size = len(item.ids)
+        filled = max(longest, size) * (len(batch) + 1)
+        filling = filled - tokens - size
+        if filled <= budget and filling <= FILLING + FILLING_SHARE * (tokens + size):
+            batch.append(item)
+            longest, tokens = max(longest, size), tokens + size
     return batch
 
 
@@ -97,6 +102,7 @@ class Batcher:
         self._max_seconds = max_seconds
         self._waiting: list[Item] = []
         self._singles = 0
+        self._calm = time.monotonic()  # when the queue was last half empty
         self._tokens_a_second = 1000.0
         self._closed = False
         self._changed = threading.Condition()
@@ -146,7 +152,7 @@ class Batcher:
             for place, ids in enumerate(sequences)
         ]
         with self._changed:
-            if not bulk and self._singles + len(items) > max(self._max_waiting, len(items)):
+            if not bulk and self._singles and self._singles + len(items) > self._limit():
                 message = f"{self._singles} texts wait already; try again later"
                 raise Refusal(429, "queue_full", message, retry_after=self._retry_after())
             self._waiting += items
@@ -161,7 +167,14 @@ class Batcher:
 
     def _count(self) -> None:
         self._singles = sum(not item.bulk for item in self._waiting)
+        if self._singles <= self._max_waiting / 2:
+            self._calm = time.monotonic()
         metrics.WAITING.set(len(self._waiting))
+
+    def _limit(self) -> int:
+        """Single texts that may wait just now."""
+        stands = time.monotonic() - self._calm > STANDING_SECONDS
+        return max(1, self._max_waiting // 2) if stands else self._max_waiting
 
     def _retry_after(self) -> int:
         """Seconds until about half of what waits is done, at least 1."""

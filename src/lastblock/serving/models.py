@@ -14,7 +14,7 @@ import json
 import logging
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,10 +55,22 @@ class Served:
         return (self.folder / "report.html").is_file()
 
 
-class Models:
-    """The models of one folder: itself a saved model, or a folder of them."""
+async def _run_nothing(_: TextModel) -> None:
+    pass
 
-    def __init__(self, folder: Path) -> None:
+
+class Models:
+    """The models of one folder: itself a saved model, or a folder of them.
+
+    Args:
+        folder: it.
+        warm_up: runs a model's first text, which takes longer than others, before it is used.
+    """
+
+    def __init__(
+        self, folder: Path, warm_up: Callable[[TextModel], Awaitable[None]] = _run_nothing
+    ) -> None:
+        self._warm_up = warm_up
         if not folder.is_dir():
             raise SavedModelError(f"{folder}: no such folder; `lastblock train DATA -o` makes one")
         self.folder = folder.resolve()
@@ -122,12 +134,17 @@ class Models:
             known = ", ".join(self.names()[:20])
             raise Refusal(404, "no_such_model", f"there is no model of that name; known: {known}")
         try:
-            served = await asyncio.to_thread(self._load, name)
+            served = await self._load_warm(name)
         except (LastblockError, OSError) as error:
             log.error("model %s cannot be loaded: %s", name, error)
             message = f"the model {name} cannot be loaded; the server's log says why"
             raise Refusal(503, "model_unusable", message, retry_after=5) from None
         self._loaded[name] = served
+        return served
+
+    async def _load_warm(self, name: str) -> Served:
+        served = await asyncio.to_thread(self._load, name)
+        await self._warm_up(served.model)
         return served
 
     def _load(self, name: str) -> Served:
@@ -182,7 +199,7 @@ class Models:
 
     async def _reload(self, name: str, stamp: Stamp) -> None:
         try:
-            self._loaded[name] = await asyncio.to_thread(self._load, name)
+            self._loaded[name] = await self._load_warm(name)
         except (LastblockError, OSError) as error:
             self._failed[name] = stamp
             log.error("the new model %s cannot be loaded, the old one stays: %s", name, error)
@@ -195,7 +212,6 @@ def _load_whole(name: str, folder: Path) -> Served:
             stamp = _stamp(folder)
             served = _read(name, folder, stamp)
             if _stamp(folder) == stamp:
-                served.model.predict_proba(["the first text takes longer than others"])
                 return served
         except (LastblockError, OSError):
             if not tries_left:

@@ -16,6 +16,10 @@ from lastblock.errors import MissingExtraError, SavedModelError
 
 SETTINGS = "LASTBLOCK_SERVE"  # the environment in which the serving processes find the settings
 METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+# torch keeps what oneDNN compiled for each number of tokens that it met: some 3 MB each, and a
+# server meets a thousand. A forward pass needs a handful of them, again and again; that those of
+# another number are compiled anew cannot be measured. To be set before torch is imported.
+KEPT_KERNELS = {"LRU_CACHE_CAPACITY": "24", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "24"}
 
 
 def run(config: ServeConfig) -> None:
@@ -36,6 +40,8 @@ def run(config: ServeConfig) -> None:
         ) from None
     read_key(config.api_key_file)
     _check_folder(Path(config.models))
+    for name, value in KEPT_KERNELS.items():
+        os.environ.setdefault(name, value)
     os.environ[SETTINGS] = json.dumps(config.to_dict())
     with tempfile.TemporaryDirectory(prefix="lastblock-metrics-") as folder:
         if config.workers > 1:
@@ -51,6 +57,7 @@ def run(config: ServeConfig) -> None:
             server_header=False,
             proxy_headers=False,
             limit_concurrency=1024,
+            timeout_keep_alive=60,
             timeout_graceful_shutdown=int(config.max_seconds) + 5,
         )
 
