@@ -21,6 +21,7 @@ ORDER = [
     "runtime",
     "wheels",
     "finetune",
+    "crossvalidation",
     "estimator",
     "data",
     "tokenization",

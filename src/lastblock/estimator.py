@@ -19,7 +19,7 @@ from sklearn.exceptions import NotFittedError
 
 from lastblock import checkpoint, recipe
 from lastblock.classifier import SequenceClassifier
-from lastblock.config import DEFAULT_MODEL, ModelConfig, TrainConfig
+from lastblock.config import DEFAULT_MODEL, ModelConfig, Settings, TrainConfig
 from lastblock.data.examples import Label
 from lastblock.data.split import holdout
 from lastblock.decoder import catalog, hub, loading
@@ -177,24 +177,15 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def load(cls, folder: str | Path) -> TextClassifier:
         """Read a model folder; the result predicts, and can be fitted anew."""
         model = checkpoint.load(folder)
-        settings = model.settings
-        classifier = cls(
-            settings.model,
-            recipe=settings.recipe,
-            depth=settings.depth,
-            trainable_blocks=settings.trainable_blocks,
-            pooling=settings.pooling,
-            max_length=settings.max_length,
-            dtype=settings.dtype,
-            epochs=settings.epochs,
-            learning_rate=settings.learning_rate,
-            batch_size=settings.batch_size,
-            weight_decay=settings.weight_decay,
-            random_state=settings.seed,
-        )
+        classifier = cls(**_params(model.settings))
         classifier.model_ = model
         classifier.classes_ = np.asarray(model.classes)
         return classifier
+
+    def resolved_params(self) -> dict[str, Any]:
+        """This classifier's parameters, with what the recipe chose in place of None."""
+        self._check_fitted()
+        return self.get_params() | _params(self.model_.settings)
 
     def _configs(self) -> tuple[ModelConfig, TrainConfig]:
         model = ModelConfig(
@@ -252,6 +243,12 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def _check_fitted(self) -> None:
         if not hasattr(self, "model_"):
             raise NotFittedError("this TextClassifier is not fitted yet; call fit or load first")
+
+
+def _params(settings: Settings) -> dict[str, Any]:
+    """Resolved settings under the names of the estimator's parameters."""
+    given = settings.to_dict() | {"random_state": settings.seed}
+    return {name: given[name] for name in TextClassifier._get_param_names() if name in given}
 
 
 _Part = tuple[list[str], npt.NDArray[np.int64]]
