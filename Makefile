@@ -7,6 +7,8 @@ RUN := $(VENV)/bin/python -m
 CORE := $(VENV)/.installed-core
 DEV := $(VENV)/.installed-dev
 BROWSER := $(VENV)/.installed-browser
+CHROMIUM ?= $(or $(shell command -v chromium || command -v chromium-browser || \
+	command -v google-chrome),/usr/bin/chromium)
 INSTALL = $(RUN) pip --disable-pip-version-check install -c constraints.txt
 
 .DEFAULT_GOAL := help
@@ -21,8 +23,8 @@ demo: $(if $(wildcard $(DEV)),$(DEV),$(CORE)) ## train a spam classifier and try
 test: $(DEV) ## run the tests (without the slow ones)
 	$(RUN) pytest
 
-test-browser: $(BROWSER) ## try the page in Chromium, and the API with schemathesis
-	$(RUN) pytest -m browser tests/serving
+test-browser: $(BROWSER) $(CHROMIUM) ## try the page in Chromium, and the API with schemathesis
+	CHROMIUM=$(CHROMIUM) $(RUN) pytest -m browser tests/serving
 
 lint: $(DEV) ## check style, types and who imports whom
 	$(RUN) ruff check
@@ -61,8 +63,17 @@ $(DEV): pyproject.toml constraints.txt
 	$(INSTALL) -e '.[dev,serve]'
 	@touch $@ $(CORE)
 
-# Chromium itself comes from the system (Debian: apt-get install chromium).
 $(BROWSER): $(DEV)
+	@command -v npm > /dev/null || { echo "test-browser needs npm, to fetch axe-core from its \
+	registry: install Node.js (Debian: apt-get install npm)" >&2; exit 1; }
 	$(INSTALL) -e '.[dev,serve,browser]'
 	npm install --silent --no-audit --no-fund --prefix .cache/axe axe-core@4.14.1
 	@touch $@
+
+# The browser is the system's own. Root, as in CI, installs it; anybody else is told.
+$(CHROMIUM):
+	@test "$$(id -u)" = 0 && command -v apt-get > /dev/null && apt-get update -qq && \
+	DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends chromium && \
+	test -x $@ || \
+	{ echo "test-browser: there is no Chromium here and it could not be installed, so NOTHING \
+	was tried: apt-get install chromium, or make test-browser CHROMIUM=/its/path" >&2; exit 1; }
