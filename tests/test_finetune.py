@@ -71,6 +71,9 @@ def test_the_report_has_what_it_promises(run: tuple[FinetuneResult, list[str], P
     assert report["data"]["rows"] == 120
     assert report["data"]["classes"] == {"ham": 60, "spam": 60}
     assert report["data"]["duplicates"] == 20
+    (repeats,) = [f for f in report["data"]["findings"] if f["kind"] == "duplicates"]
+    assert repeats["count"] == 20
+    assert repeats["rows"] == list(range(101, 121))
     for splits in (report["splits"], report["before_training"]):
         assert list(splits) == ["train", "validation", "test"]
     wanted = {"n", "accuracy", "accuracy_ci95", "macro_f1", "mcc", "loss", "confusion"}
@@ -134,7 +137,7 @@ def test_the_book_s_split_of_the_real_messages(lastblock_data: Path) -> None:
 
     run = RunConfig(data=DataConfig(data="sms-spam"), train=TrainConfig(recipe="chapter6"))
     examples, found = read(run.data, Silent())
-    assert (found.rows, found.duplicates) == (5574, 403)
+    assert (found["rows"], found["duplicates"]) == (5574, 403)
     assert found.classes == {"ham": 4827, "spam": 747}
     parts = split(examples, run, DATA_RULES["chapter6"], Silent())
     assert [len(part) for part in parts.values()] == [1045, 149, 300]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,11 @@ import numpy.typing as npt
 
 from lastblock import checkpoint
 from lastblock.baseline import fit_baseline
-from lastblock.config import DataConfig, RunConfig
+from lastblock.config import DataConfig, ReadOptions, RunConfig
 from lastblock.data.balance import undersample
 from lastblock.data.catalog import load_examples
 from lastblock.data.examples import Examples, Split
 from lastblock.data.inspection import (
-    Inspection,
     check_trainable,
     count_shared,
     inspect,
@@ -52,6 +51,7 @@ from lastblock.runtime import Progress, Silent, Stopwatch
 FRACTIONS = {"train": 0.7, "validation": 0.1, "test": 0.2}
 
 MOST_MISTAKES = 20
+_DEFAULTS = ReadOptions()
 
 Probabilities = npt.NDArray[np.float64]
 Numbers = npt.NDArray[np.int64]
@@ -87,7 +87,7 @@ def finetune(config: RunConfig, progress: Progress | None = None) -> FinetuneRes
     report = {
         "data": {
             "source": examples.source,
-            **found.to_dict(),
+            **found,
             "test_texts_in_train": shared,
             "notes": list(examples.notes),
         },
@@ -109,8 +109,8 @@ def finetune(config: RunConfig, progress: Progress | None = None) -> FinetuneRes
     return FinetuneResult(classifier, report, target)
 
 
-def read(data: DataConfig, progress: Progress) -> tuple[Examples, Inspection]:
-    """READ and INSPECT: the examples, and what was found, said in plain words."""
+def read(data: DataConfig, progress: Progress) -> tuple[Examples, dict[str, Any]]:
+    """READ and INSPECT: the examples, and what was found; it is said in plain words too."""
     examples = load_examples(
         data.data,
         text_column=data.text_column,
@@ -128,10 +128,11 @@ def read(data: DataConfig, progress: Progress) -> tuple[Examples, Inspection]:
         f"{examples.source}: {found.rows:,} rows ({counts}); "
         f"{found.duplicates:,} repeat an earlier row's text"
     )
-    for finding in survey(examples, quick=True).findings:
+    findings = survey(examples, quick=True).findings
+    for finding in findings:
         if finding.level == "warning" and finding.kind != "duplicates":  # those are said above
             progress.say(f"warning: {finding.message}")
-    return examples, found
+    return examples, {**found.to_dict(), "findings": [asdict(finding) for finding in findings]}
 
 
 def split(examples: Examples, config: RunConfig, rules: DataRules, progress: Progress) -> Parts:
@@ -152,7 +153,11 @@ def split(examples: Examples, config: RunConfig, rules: DataRules, progress: Pro
 def _load_part(path: str, data: DataConfig, progress: Progress) -> Examples:
     """A validation or test file, read like DATA, with what there is to say about it."""
     part = load_examples(
-        path, text_column=data.text_column, label_column=data.label_column, progress=progress
+        path,
+        text_column=data.text_column,
+        label_column=data.label_column,
+        options=data,
+        progress=progress,
     )
     for note in part.notes:
         progress.say(note)
@@ -163,9 +168,7 @@ def _draw(
     examples: Examples, data: DataConfig, rules: DataRules, seed: int, progress: Progress
 ) -> Parts:
     given = {
-        name: load_examples(
-            path, text_column=data.text_column, label_column=data.label_column, options=data
-        )
+        name: _load_part(path, data, progress)
         for name, path in (("validation", data.validation), ("test", data.test))
         if path is not None
     }
@@ -336,6 +339,7 @@ def evaluate_file(
     *,
     text_column: str | None = None,
     label_column: str | None = None,
+    options: ReadOptions = _DEFAULTS,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Scores of a saved model on a labelled file, with the names of its classes.
@@ -343,8 +347,13 @@ def evaluate_file(
     Raises:
         SavedModelError, DataError: the model or the file cannot be used.
     """
+    progress = progress or Silent()
     classifier = TextClassifier.load(folder)
-    examples = load_examples(data, text_column=text_column, label_column=label_column)
+    examples = load_examples(
+        data, text_column=text_column, label_column=label_column, options=options
+    )
+    for note in examples.notes:
+        progress.say(note)
     numbers = classifier.number(examples.labels, examples.texts)
     model = classifier.model_
     probabilities = model.predict_proba(examples.texts, progress)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from lastblock.cli import run
+from lastblock.config import ReadOptions
 
 SCORES: dict[str, Any] = {
     "n": 3,
@@ -41,7 +42,13 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 def test_arguments_are_handed_on(calls: list[Any]) -> None:
     assert run(["evaluate", "m", "a.csv", "--text-column", "t", "--label-column", "l"]) == 0
-    assert calls == [["m", "a.csv", {"text_column": "t", "label_column": "l"}]]
+    columns = {"text_column": "t", "label_column": "l"}
+    assert calls == [["m", "a.csv", {**columns, "options": ReadOptions()}]]
+    how = ["--encoding", "cp1252", "--delimiter", ";", "--no-header", "--quoting"]
+    assert run(["evaluate", "m", "a.csv", *how, "--label-separator", "+"]) == 0
+    assert calls[1][2]["options"] == ReadOptions(
+        encoding="cp1252", delimiter=";", header=False, quoting=True, label_separator="+"
+    )
 
 
 def test_json_is_the_scores(calls: list[Any], capsys: pytest.CaptureFixture[str]) -> None:

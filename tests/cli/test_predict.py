@@ -99,6 +99,14 @@ def test_a_file_in_and_a_file_out(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in.csv", "out.csv"]
 
 
+def test_a_file_is_read_as_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.txt").write_bytes('caf\xe9;"x\n1;2\n'.encode("latin-1"))
+    how = ["--delimiter", ";", "--no-header", "--no-quoting", "--encoding", "latin-1"]
+    source = ["--input", str(tmp_path / "a.txt")]
+    assert run(["predict", "m", *source, *how, "--text-column", "{column 1} {column 2}"]) == 0
+    assert capsys.readouterr().out == '0\t0.8750\tcafé "x\n0\t0.8750\t1 2\n'
+
+
 @pytest.mark.parametrize(("name", "options"), [("out.jsonl", []), ("out.txt", ["--json"])])
 def test_json_lines_into_a_file(tmp_path: Path, name: str, options: list[str]) -> None:
     assert run(["predict", "m", NASTY, "-o", str(tmp_path / name), *options]) == 0
@@ -126,6 +134,7 @@ def test_a_failure_leaves_an_older_file_as_it_was(
     [
         (["text", "--input", "a.csv"], "texts and --input are both given"),
         (["text", "--text-column", "t"], "--text-column is for --input"),
+        (["text", "--no-header"], "--header is for --input"),
         (["good", " "], "text 2 is empty"),
         (["bad \udce9"], "text 1 is not UTF-8"),
         (["text", "-o", "no/such/folder/out.csv"], "there is no folder no/such/folder"),

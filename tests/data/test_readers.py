@@ -262,6 +262,19 @@ def test_texts_are_read_from_a_column_or_line_by_line(tmp_path: Path) -> None:
         read_texts(write(tmp_path, "x.txt", "a\n \nb\n"))
 
 
+def test_texts_of_folders_patterns_and_a_single_column(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        write(tmp_path / name, "1.txt", f"text {name}")
+    assert read_texts(tmp_path) == ["text a", "text b"]
+    write(tmp_path, "1.csv", "what\nx\n")
+    write(tmp_path, "2.csv", "what\ny\n")
+    assert read_texts(tmp_path / "*.csv") == ["x", "y"]
+    lines = write(tmp_path, "3.txt", "x;y\n")
+    options = ReadOptions(delimiter=";", header=False)
+    assert read_texts(lines, text_column="column 2", options=options) == ["y"]
+
+
 def test_texts_come_from_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("one\nzwölf\n".encode())))
     assert read_texts("-") == ["one", "zwölf"]

@@ -7,8 +7,16 @@ from typing import Annotated
 
 import typer
 
-from lastblock.cli.options import setting
-from lastblock.config import DataConfig
+from lastblock.cli.options import (
+    Delimiter,
+    Encoding,
+    Header,
+    LabelColumn,
+    LabelSeparator,
+    Quoting,
+    TextColumn,
+)
+from lastblock.config import ReadOptions
 
 
 def evaluate(
@@ -17,11 +25,16 @@ def evaluate(
         str,
         typer.Argument(
             metavar="DATA",
-            help="Labelled texts: a CSV or TSV file with a header, or a catalog name.",
+            help="Labelled texts, as train takes them.",
         ),
     ],
-    text_column: Annotated[str | None, setting(DataConfig, "text_column", "NAME")] = None,
-    label_column: Annotated[str | None, setting(DataConfig, "label_column", "NAME")] = None,
+    text_column: TextColumn = None,
+    label_column: LabelColumn = None,
+    encoding: Encoding = None,
+    delimiter: Delimiter = None,
+    header: Header = None,
+    quoting: Quoting = None,
+    label_separator: LabelSeparator = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Score a saved model on labelled texts."""
@@ -34,6 +47,13 @@ def evaluate(
         data,
         text_column=text_column,
         label_column=label_column,
+        options=ReadOptions(
+            encoding=encoding,
+            delimiter=delimiter,
+            header=header,
+            quoting=quoting,
+            label_separator=label_separator,
+        ),
         progress=make_progress(),
     )
     if as_json:

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lastblock.cli.options import setting
+from lastblock.cli.options import (
+    Delimiter,
+    Encoding,
+    Header,
+    LabelColumn,
+    LabelSeparator,
+    Quoting,
+    TextColumn,
+    setting,
+)
 from lastblock.config import DataConfig, ModelConfig
 
 if TYPE_CHECKING:
@@ -28,13 +37,13 @@ def inspect(
             metavar="OTHER", help="Other examples (a test file): which of its texts stand in DATA?"
         ),
     ] = None,
-    text_column: Annotated[str | None, setting(DataConfig, "text_column", "NAME")] = None,
-    label_column: Annotated[str | None, setting(DataConfig, "label_column", "NAME")] = None,
-    encoding: Annotated[str | None, setting(DataConfig, "encoding", "NAME")] = None,
-    delimiter: Annotated[str | None, setting(DataConfig, "delimiter", "CHARACTER")] = None,
-    header: Annotated[bool | None, setting(DataConfig, "header")] = None,
-    quoting: Annotated[bool | None, setting(DataConfig, "quoting")] = None,
-    label_separator: Annotated[str | None, setting(DataConfig, "label_separator", "TEXT")] = None,
+    text_column: TextColumn = None,
+    label_column: LabelColumn = None,
+    encoding: Encoding = None,
+    delimiter: Delimiter = None,
+    header: Header = None,
+    quoting: Quoting = None,
+    label_separator: LabelSeparator = None,
     max_length: Annotated[int | None, setting(ModelConfig, "max_length", "N")] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print JSON instead of a report.")

@@ -15,7 +15,8 @@ from typing import IO, TYPE_CHECKING, Annotated
 
 import typer
 
-from lastblock.config import DataConfig, help_of
+from lastblock.cli.options import Delimiter, Encoding, Header, Quoting, TextColumn
+from lastblock.config import ReadOptions
 from lastblock.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -50,8 +51,9 @@ def predict(
             "--input",
             "-i",
             metavar="FILE",
-            help="CSV or TSV file with a header, or a file of one text a line; - for standard "
-            "input, which is also read when no text is given and something is piped in.",
+            help="Texts: a table, a pattern of files or a folder as train takes them, or a file of "
+            "one text a line; - for standard input, which is also read when no text is given and "
+            "something is piped in.",
         ),
     ] = None,
     output: Annotated[
@@ -63,9 +65,11 @@ def predict(
             help="File to write: CSV (.tsv: tab-separated; .jsonl or --json: JSON Lines).",
         ),
     ] = None,
-    text_column: Annotated[
-        str | None, typer.Option(metavar="NAME", help=help_of(DataConfig, "text_column"))
-    ] = None,
+    text_column: TextColumn = None,
+    encoding: Encoding = None,
+    delimiter: Delimiter = None,
+    header: Header = None,
+    quoting: Quoting = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON object a line, with every probability.")
     ] = False,
@@ -73,7 +77,8 @@ def predict(
     """Classify texts with a saved model."""
     if output is not None:
         _check_output(output)
-    gathered = _gather(texts or [], source, text_column)
+    options = ReadOptions(encoding=encoding, delimiter=delimiter, header=header, quoting=quoting)
+    gathered = _gather(texts or [], source, text_column, options)
 
     from lastblock.checkpoint import load
     from lastblock.cli.progress import make_progress
@@ -117,13 +122,18 @@ def print_predictions(predictions: list[Prediction]) -> None:
     print_table(["label", "probability", "others", "text"], rows, numbers=[1])
 
 
-def _gather(texts: list[str], source: str | None, text_column: str | None) -> list[str]:
+def _gather(
+    texts: list[str], source: str | None, text_column: str | None, options: ReadOptions
+) -> list[str]:
     """The texts to classify: those given, or those of the file or pipe."""
     if texts and source is not None:
         raise ConfigError("texts and --input are both given; give one of them")
     if texts:
-        if text_column is not None:
-            raise ConfigError("--text-column is for --input; leave it out when texts are given")
+        given = {"text_column": text_column, **vars(options)}
+        for name, value in given.items():
+            if value is not None:
+                option = name.replace("_", "-")
+                raise ConfigError(f"--{option} is for --input; leave it out when texts are given")
         return [_checked(number, text) for number, text in enumerate(texts, 1)]
     waits = sys.stdin is None or sys.stdin.isatty()
     if source is None and waits:
@@ -134,7 +144,7 @@ def _gather(texts: list[str], source: str | None, text_column: str | None) -> li
         print("reading one text a line; end with Ctrl-D", file=sys.stderr)
     from lastblock.data.readers import read_texts
 
-    return read_texts(source or "-", text_column=text_column)
+    return read_texts(source or "-", text_column=text_column, options=options)
 
 
 def _checked(number: int, text: str) -> str:

@@ -7,7 +7,16 @@ from typing import Annotated
 
 import typer
 
-from lastblock.cli.options import setting
+from lastblock.cli.options import (
+    Delimiter,
+    Encoding,
+    Header,
+    LabelColumn,
+    LabelSeparator,
+    Quoting,
+    TextColumn,
+    setting,
+)
 from lastblock.config import (
     DEFAULT_MODEL,
     Balance,
@@ -37,8 +46,8 @@ def train(
     ],
     recipe: Annotated[Recipe, setting(TrainConfig, "recipe")] = "auto",
     model: Annotated[str, setting(ModelConfig, "model", "NAME|PATH")] = DEFAULT_MODEL,
-    text_column: Annotated[str | None, setting(DataConfig, "text_column", "NAME")] = None,
-    label_column: Annotated[str | None, setting(DataConfig, "label_column", "NAME")] = None,
+    text_column: TextColumn = None,
+    label_column: LabelColumn = None,
     validation: Annotated[str | None, setting(DataConfig, "validation", "FILE")] = None,
     test: Annotated[str | None, setting(DataConfig, "test", "FILE")] = None,
     split: Annotated[str | None, setting(DataConfig, "split", "stratified|hash|FILE")] = None,
@@ -46,11 +55,11 @@ def train(
     time_column: Annotated[str | None, setting(DataConfig, "time_column", "NAME")] = None,
     keep_together: Annotated[KeepTogether | None, setting(DataConfig, "keep_together")] = None,
     balance: Annotated[Balance | None, setting(DataConfig, "balance")] = None,
-    encoding: Annotated[str | None, setting(DataConfig, "encoding", "NAME")] = None,
-    delimiter: Annotated[str | None, setting(DataConfig, "delimiter", "CHARACTER")] = None,
-    header: Annotated[bool | None, setting(DataConfig, "header")] = None,
-    quoting: Annotated[bool | None, setting(DataConfig, "quoting")] = None,
-    label_separator: Annotated[str | None, setting(DataConfig, "label_separator", "TEXT")] = None,
+    encoding: Encoding = None,
+    delimiter: Delimiter = None,
+    header: Header = None,
+    quoting: Quoting = None,
+    label_separator: LabelSeparator = None,
     seed: Annotated[int, setting(TrainConfig, "seed", "N")] = 123,
     epochs: Annotated[int | None, setting(TrainConfig, "epochs", "N")] = None,
     learning_rate: Annotated[float | None, setting(TrainConfig, "learning_rate", "X")] = None,

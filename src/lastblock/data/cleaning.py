@@ -61,14 +61,14 @@ def write_examples(examples: Examples, path: Path) -> None:
     """
     names = ["text", "label", *examples.columns]
     rows = zip(examples.texts, examples.labels, *examples.columns.values(), strict=True)
-    _write(path, names, rows)
+    write_table(path, names, rows)
 
 
 def write_changes(changes: Sequence[Change], path: Path) -> None:
     """Write what was changed, one row a change, as ``write_examples`` does."""
     names = ["row", "action", "reason", "before", "after"]
     rows = ((c.row, c.action, c.reason, c.before, c.after) for c in changes)
-    _write(path, names, rows)
+    write_table(path, names, rows)
 
 
 def check_target(path: Path) -> Path:
@@ -133,7 +133,12 @@ def _dropped(texts: Sequence[str], labels: Sequence[Label]) -> dict[int, str]:
     return dropped
 
 
-def _write(path: Path, names: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+def write_table(path: Path, names: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write rows as CSV, TSV or JSON Lines, by the name; whole or not at all.
+
+    Raises:
+        ConfigError: another suffix. DataError: the file cannot be written.
+    """
     check_target(path)
     try:
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.absolute().parent)

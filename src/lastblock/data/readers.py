@@ -69,12 +69,15 @@ def read_texts(
     """Read texts to predict: a column of a table, else one text a line; ``-`` is standard input.
 
     A file that is not called as a table is (.csv, .jsonl, .parquet, ...), and standard input, hold
-    one text a line unless ``text_column`` is given.
+    one text a line unless ``text_column`` or an option for tables is given. A folder is read as
+    ``read_examples`` does.
 
     Raises:
         DataError: as ``read_examples``; and lines that are not UTF-8, unless an encoding is given.
     """
-    if text_column is not None or _suffix(Path(path)) in _TABLES:
+    for_tables = (text_column, options.delimiter, options.header, options.quoting)
+    is_table = any(option is not None for option in for_tables)
+    if is_table or _suffix(Path(path)) in _TABLES or os.path.isdir(path):
         return to_texts(read_table(path, options, named=text_column is not None), text_column)
     source = _name(path)
     text, notes = decode(source, _read_bytes(Path(path)), options.encoding)

@@ -145,6 +145,8 @@ def find_column(table: Table, given: str | None, kind: str, taken: Iterable[int]
     for name in TEXT_NAMES if kind == "text" else LABEL_NAMES:
         if name in folded and folded.index(name) not in taken:
             return _only(table, folded, name)
+    if kind == "text" and len(folded) == 1 and not taken:
+        return 0
     candidates = [column for column in _by_content(table)[kind] if column not in taken]
     if len(candidates) == 1:
         return candidates[0]
