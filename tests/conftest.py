@@ -12,6 +12,9 @@ SEED = 20240607
 # runs, and the user's own cache is not touched.
 os.environ.setdefault("LASTBLOCK_CACHE", str(ROOT / ".cache" / "lastblock"))
 
+# What one test's fit computed must not be found by another's; tests of just that set a size.
+os.environ.setdefault("LASTBLOCK_CACHE_SIZE", "0")
+
 
 @pytest.fixture
 def lastblock_data() -> Path:

@@ -72,6 +72,20 @@ class SequenceClassifier(nn.Module):
         for block in self.decoder.blocks[: self.frozen_blocks]:
             block.to(dtype)
 
+    @property
+    def prefix_dtype(self) -> torch.dtype:
+        """What the frozen prefix computes in."""
+        dtype: torch.dtype = self.decoder.embed_tokens.weight.dtype
+        return dtype
+
+    def prefix_facts(self) -> dict[str, str | int]:
+        """Everything but the pretrained weights that decides what ``prefix`` computes.
+
+        Activations on disk are kept by it.
+        """
+        dtype = str(self.prefix_dtype).removeprefix("torch.")
+        return {"frozen_blocks": self.frozen_blocks, "dtype": dtype}
+
     def trainable_parameters(self) -> list[nn.Parameter]:
         return [p for p in self.parameters() if p.requires_grad]
 

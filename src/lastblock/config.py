@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import ipaddress
+import math
+import os
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -21,6 +23,7 @@ KeepTogether = Literal["equal", "near"]
 DType = Literal["auto", "float32", "bfloat16"]
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
+DEFAULT_CACHE_SIZE = 2.0  # gigabytes of activations on disk
 
 
 def _setting(default: Any, help: str) -> Any:
@@ -195,6 +198,26 @@ class TrainConfig:
             _require(0 < self.learning_rate < 1, "learning_rate", self.learning_rate, "in (0, 1)")
 
 
+def cache_bytes(cache_size: float | None) -> int:
+    """Bytes that activations may take on disk: as given, else ``LASTBLOCK_CACHE_SIZE``, else 2 GB.
+
+    Raises:
+        ConfigError: it is no number of gigabytes.
+    """
+    option, value = "cache_size", cache_size
+    if value is None:
+        given = os.environ.get("LASTBLOCK_CACHE_SIZE", "").strip() or DEFAULT_CACHE_SIZE
+        try:
+            value = float(given)
+        except ValueError:
+            raise ConfigError(
+                f"LASTBLOCK_CACHE_SIZE is {given!r}; it must be a number of gigabytes"
+            ) from None
+    _require_at_least(option, value, 0)
+    _require(math.isfinite(value), option, value, "a number of gigabytes")
+    return int(value * 1e9)
+
+
 @dataclass(frozen=True)
 class RunConfig:
     """Everything ``finetune`` needs: data, model, training and where the result goes."""
@@ -203,6 +226,14 @@ class RunConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     output: str | None = None
+    cache_size: float | None = _setting(
+        None,
+        "Gigabytes on disk for activations, kept for later runs on the same texts; 0 for none. "
+        "If not given: LASTBLOCK_CACHE_SIZE, or 2.",
+    )
+
+    def __post_init__(self) -> None:
+        cache_bytes(self.cache_size)
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

@@ -18,6 +18,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import NotFittedError
 
 from lastblock import checkpoint, recipe
+from lastblock.activations import open_store
 from lastblock.classifier import SequenceClassifier
 from lastblock.config import DEFAULT_MODEL, ModelConfig, Settings, TrainConfig
 from lastblock.data.examples import Label
@@ -52,6 +53,8 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         learning_rate: peak learning rate of AdamW.
         batch_size: texts in a step.
         weight_decay: of AdamW.
+        cache_size: gigabytes on disk for activations, where later fits on the same texts find
+            them; 0 for none. If None: LASTBLOCK_CACHE_SIZE, or 2.
         random_state: seed of everything drawn at random.
 
     Attributes:
@@ -81,6 +84,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         learning_rate: float | None = None,
         batch_size: int | None = None,
         weight_decay: float | None = None,
+        cache_size: float | None = None,
         random_state: int = 123,
     ) -> None:
         self.model = model
@@ -94,6 +98,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.learning_rate = learning_rate
         self.batch_size = batch_size
         self.weight_decay = weight_decay
+        self.cache_size = cache_size
         self.random_state = random_state
 
     def fit(
@@ -142,7 +147,8 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 pooling="last" if settings.pooling == "padded" else settings.pooling,
             )
             classifier.set_prefix_dtype(getattr(torch, settings.dtype))
-        model = TextModel(tokenizer, classifier, self.classes_.tolist(), settings)
+        store = open_store(classifier, files, self.cache_size)
+        model = TextModel(tokenizer, classifier, self.classes_.tolist(), settings, store)
         with watch("tokenize"):
             train = Encoded(model.encode(fit_on[0], progress), fit_on[1])
             validate = held_out and Encoded(model.encode(held_out[0]), held_out[1])

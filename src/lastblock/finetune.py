@@ -258,6 +258,7 @@ def _fit(config: RunConfig, parts: Parts, progress: Progress) -> TextClassifier:
         learning_rate=train.learning_rate,
         batch_size=train.batch_size,
         weight_decay=train.weight_decay,
+        cache_size=config.cache_size,
         random_state=train.seed,
     )
     validation = parts["validation"]

@@ -1,10 +1,11 @@
-"""The one place that asks the machine: cache folder, threads, dtype, seed, progress.
+"""The one place that asks the machine: cache folder, memory, threads, dtype, seed, progress.
 
 Knows no model, no data and no command line.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections import defaultdict
@@ -56,6 +57,22 @@ def cache_folder() -> Path:
     return Path(user_cache_dir("lastblock", appauthor=False))
 
 
+def available_memory() -> int:
+    """Bytes of memory that can be had without swapping; a container's limit counts."""
+    with contextlib.suppress(OSError, ValueError, StopIteration):  # Linux
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        line = next(line for line in lines if line.startswith("MemAvailable"))
+        available = int(line.split()[1]) << 10
+        with contextlib.suppress(OSError, ValueError):  # no limit is the word max
+            group = Path("/sys/fs/cgroup")
+            limit = int((group / "memory.max").read_text())
+            available = min(available, limit - int((group / "memory.current").read_text()))
+        return max(0, available)
+    with contextlib.suppress(AttributeError, OSError, ValueError):
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    return 4 << 30  # a guess, where the system does not say
+
+
 class Stopwatch:
     """Seconds spent by name: ``with watch("train"): ...`` adds to ``watch.seconds["train"]``."""
 
@@ -82,9 +99,13 @@ def seed_everything(seed: int) -> torch.Generator:
 def faster_dtype(rows: int, columns: int) -> Literal["float32", "bfloat16"]:
     """Time one matrix product of a decoder's shape in both; the faster one's name.
 
-    Processors without bfloat16 instructions emulate them, many times slower than float32.
+    Processors without bfloat16 instructions emulate them, many times slower than float32; those
+    for which torch's own library says so are not timed, since a busy machine's times mean little.
     """
     import torch
+
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return "float32"
 
     def seconds(dtype: torch.dtype) -> float:
         x, weight = torch.randn(1024, columns).to(dtype), torch.randn(rows, columns).to(dtype)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lastblock.activations import ActivationStore, run_tail
+from lastblock.activations import ActivationStore, run_tail, states_of
 from lastblock.classifier import SequenceClassifier
 from lastblock.config import Settings
 from lastblock.evaluation import History
@@ -101,7 +101,7 @@ def training_step(
     optimizer: torch.optim.Optimizer,
 ) -> float:
     """One step; the loss before it."""
-    hidden, lengths = store.batch(batch.sequences)
+    hidden, lengths = states_of(classifier, batch.sequences, store)
     loss = F.cross_entropy(classifier.tail(hidden, lengths), torch.from_numpy(batch.labels))
     optimizer.zero_grad(set_to_none=True)
     loss.backward()

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from lastblock.cli.cache import cache
 from lastblock.cli.datasets import datasets
 from lastblock.cli.demo import demo
 from lastblock.cli.evaluate import evaluate
@@ -46,6 +47,6 @@ def lastblock(
         print(context.get_help())
 
 
-verbs = (demo, train, evaluate, predict, inspect, datasets, models, serve)
+verbs = (demo, train, evaluate, predict, inspect, datasets, models, cache, serve)
 for verb in verbs:
     app.command()(verb)

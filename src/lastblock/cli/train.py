@@ -30,6 +30,7 @@ from lastblock.config import (
     TrainConfig,
     help_of,
 )
+from lastblock.errors import ConfigError
 
 
 def train(
@@ -70,11 +71,17 @@ def train(
     pooling: Annotated[Pooling | None, setting(ModelConfig, "pooling")] = None,
     max_length: Annotated[int | None, setting(ModelConfig, "max_length", "N")] = None,
     dtype: Annotated[DType, setting(ModelConfig, "dtype")] = "auto",
+    cache_size: Annotated[float | None, setting(RunConfig, "cache_size", "GB")] = None,
+    no_cache: Annotated[
+        bool, typer.Option("--no-cache", help="The same as --cache-size 0.")
+    ] = False,
 ) -> None:
     """Train a classifier on labelled texts and save it with its report.
 
     What is not given is chosen by the recipe.
     """
+    if no_cache and cache_size:
+        raise ConfigError("--no-cache and --cache-size exclude each other; give one")
     config = RunConfig(
         data=DataConfig(
             data=data,
@@ -110,6 +117,7 @@ def train(
             weight_decay=weight_decay,
         ),
         output=str(output),
+        cache_size=0 if no_cache else cache_size,
     )
     run(config)
     print(f'\nTry it: lastblock predict {output} "some text"')

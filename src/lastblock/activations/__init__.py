@@ -1,0 +1,12 @@
+"""What the frozen prefix says about each text: computed once, kept in memory and on disk."""
+
+from lastblock.activations.store import (
+    TOKEN_BUDGET,
+    ActivationStore,
+    open_store,
+    run_prefix,
+    run_tail,
+    states_of,
+)
+
+__all__ = ["TOKEN_BUDGET", "ActivationStore", "open_store", "run_prefix", "run_tail", "states_of"]

@@ -1,0 +1,207 @@
+"""ActivationStore: what the frozen prefix says about each text, computed once.
+
+The prefix never changes, so its output for a text never does. It is kept by content (the token
+ids), so texts that are equal share one entry, and so do all who ask for the same text:
+training, validation, cross-validation, evaluation; with a shelf on disk, other runs and processes
+too. Knows no labels and no settings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from lastblock.activations.shelf import FILE_BYTES, Shelf
+from lastblock.classifier import SequenceClassifier
+from lastblock.config import cache_bytes
+from lastblock.decoder.hub import PretrainedFiles, content_of
+from lastblock.runtime import Progress, Silent, available_memory
+from lastblock.tokenization.batching import TokenIds, pad, token_budget_batches
+
+# Tokens in one pass of the prefix, padding included. Large enough that matrix products run at full
+# rate, small enough that little is padded and a block's results stay in a processor's cache.
+TOKEN_BUDGET = 1024
+
+# Of the memory that is available, what activations may take.
+MEMORY_SHARE = 0.5
+
+
+class ActivationStore:
+    """Activations by token ids, each entry (rows, C) in the prefix's dtype.
+
+    Entries are mapped from the ``shelf``'s files where there is one and it has room, so that the
+    system can take their memory back; else kept in memory while there is enough; else not kept,
+    and computed whenever they are asked for (``states_of``). The results are the same.
+    """
+
+    def __init__(self, shelf: Shelf | None = None) -> None:
+        self._shelf = shelf
+        self._states: dict[bytes, Tensor] = {}
+        self.tokens_computed = 0
+
+    def __len__(self) -> int:
+        return len(self._states)
+
+    def __contains__(self, ids: TokenIds) -> bool:
+        return ids.tobytes() in self._states
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy or pickle of a model goes without them: they can always be computed."""
+        return {"_shelf": self._shelf, "_states": {}, "tokens_computed": 0}
+
+    def fill(
+        self,
+        classifier: SequenceClassifier,
+        sequences: Sequence[TokenIds],
+        progress: Progress | None = None,
+    ) -> None:
+        """Find every sequence that is not here yet on the shelf, or run the prefix over it."""
+        progress = progress or Silent()
+        missing = {ids.tobytes(): ids for ids in sequences if ids not in self}
+        if self._shelf is not None and missing:
+            found = self._shelf.find(missing)
+            self._states |= found
+            if found:
+                progress.say(
+                    f"{len(found):,} of {len(missing):,} texts need no frozen pass: "
+                    "their activations were kept by an earlier run"
+                )
+        unknown = [ids for key, ids in missing.items() if key not in self._states]
+        computed, on_disk = self._plan(classifier, unknown, progress)
+        lengths = [len(ids) for ids in computed]
+        waiting: dict[bytes, Tensor] = {}
+        try:
+            with progress.task("frozen pass", sum(lengths), "tokens") as advance:
+                for batch in token_budget_batches(lengths, TOKEN_BUDGET):
+                    rows = [computed[i] for i in batch]
+                    done = sum(len(ids) for ids in rows)
+                    states = _entries(rows, *run_prefix(classifier, rows))
+                    self._states |= states
+                    self.tokens_computed += done
+                    if on_disk:
+                        waiting |= states
+                        if sum(state.nbytes for state in waiting.values()) >= FILE_BYTES:
+                            self._put_on_disk(waiting, progress)
+                    advance(done)
+        finally:  # an interrupted pass goes on where it stopped
+            self._put_on_disk(waiting, progress)
+
+    def _plan(
+        self, classifier: SequenceClassifier, sequences: list[TokenIds], progress: Progress
+    ) -> tuple[list[TokenIds], bool]:
+        """The sequences whose activations will be kept, and whether on disk; said where not all."""
+        row = classifier.decoder.config.hidden_size * classifier.prefix_dtype.itemsize
+        sizes = np.cumsum([len(ids) * row for ids in sequences])
+        needed = int(sizes[-1]) if len(sizes) else 0
+        disk = self._shelf.room() if self._shelf is not None and needed else 0
+        if needed <= disk:
+            return sequences, True
+        memory = int(available_memory() * MEMORY_SHARE)
+        if self._shelf is not None:
+            progress.say(
+                f"activations take {_size(needed)}, and there is room on disk for {_size(disk)} "
+                "(--cache-size)" + ("; they are kept in memory" if needed <= memory else "")
+            )
+        if needed <= memory:
+            return sequences, False
+        room = max(disk, memory)
+        fitting = int((sizes <= room).sum())
+        progress.say(
+            f"activations take {_size(needed)}: those of {fitting:,} of {len(sequences):,} texts "
+            f"are kept ({_size(room)}), the others are computed anew in every epoch"
+        )
+        return sequences[:fitting], room == disk
+
+    def _put_on_disk(self, waiting: dict[bytes, Tensor], progress: Progress) -> None:
+        """Write what waits, and from now on read it from there."""
+        if waiting and self._shelf is not None:
+            try:
+                self._states |= self._shelf.put(waiting)
+            except OSError as error:
+                self._shelf = None
+                progress.say(
+                    f"activations are kept in memory, not on disk: {error.strerror or error}"
+                )
+        waiting.clear()
+
+    def batch(self, sequences: Sequence[TokenIds]) -> tuple[Tensor, Tensor]:
+        """Activations (B, T, C), padded with zeros to the longest, and lengths (B,)."""
+        states = [self._states[ids.tobytes()] for ids in sequences]
+        return pad_sequence(states, batch_first=True), torch.tensor([len(s) for s in states])
+
+
+def open_store(
+    classifier: SequenceClassifier, files: PretrainedFiles, cache_size: float | None
+) -> ActivationStore:
+    """A store for a classifier whose frozen prefix is as read from ``files``.
+
+    ``cache_size``: gigabytes that activations may take on disk; see ``config.cache_bytes``.
+    """
+    budget = cache_bytes(cache_size)
+    if not budget:
+        return ActivationStore()
+    facts = classifier.prefix_facts()
+    words = ", ".join([files.name, *(f"{name} {value}" for name, value in facts.items())])
+    prefix = {**facts, "weights": content_of(files), "torch": torch.__version__}
+    return ActivationStore(Shelf(prefix, words, budget))
+
+
+def states_of(
+    classifier: SequenceClassifier, sequences: Sequence[TokenIds], store: ActivationStore
+) -> tuple[Tensor, Tensor]:
+    """Activations (B, T, C) and lengths (B,): the store's, or where it lacks one computed now."""
+    if all(ids in store for ids in sequences):
+        return store.batch(sequences)
+    hidden, lengths = run_prefix(classifier, sequences)
+    # What inference mode made cannot be part of a training step; a copy of it can.
+    return (hidden.clone() if torch.is_grad_enabled() else hidden), lengths
+
+
+def _entries(sequences: Sequence[TokenIds], hidden: Tensor, lengths: Tensor) -> dict[bytes, Tensor]:
+    """Each sequence's own rows of a padded batch.
+
+    Views: batches are of like length, so little padding is kept alive by them.
+    """
+    each = zip(sequences, hidden, lengths.tolist(), strict=True)
+    return {ids.tobytes(): rows[:length] for ids, rows, length in each}
+
+
+def _size(number: int) -> str:
+    return f"{number / 1e6:,.0f} MB"
+
+
+@torch.inference_mode()
+def run_prefix(
+    classifier: SequenceClassifier, sequences: Sequence[TokenIds]
+) -> tuple[Tensor, Tensor]:
+    """Activations (B, T, C) of a few sequences, computed now, and their lengths (B,)."""
+    ids, lengths = pad(sequences, pad_id=0)
+    return classifier.prefix(torch.from_numpy(ids)), torch.tensor(lengths)
+
+
+@torch.inference_mode()
+def run_tail(
+    classifier: SequenceClassifier,
+    sequences: Sequence[TokenIds],
+    store: ActivationStore,
+    progress: Progress | None = None,
+) -> Tensor:
+    """Logits (n, n_classes), float32, in the sequences' order.
+
+    Activations are taken from ``store`` where it has them, and computed, not kept, where not.
+    """
+    logits = torch.empty(len(sequences), classifier.head.out_features)
+    lengths = [len(ids) for ids in sequences]
+    progress = progress or Silent()
+    with progress.task("predict", len(sequences), "texts") as advance:
+        for batch in token_budget_batches(lengths, TOKEN_BUDGET):
+            rows = [sequences[i] for i in batch]
+            hidden, length = states_of(classifier, rows, store)
+            logits[torch.from_numpy(batch)] = classifier.tail(hidden, length)
+            advance(len(rows))
+    return logits
