@@ -25,6 +25,7 @@ from lastblock.data.examples import Label
 from lastblock.data.split import holdout
 from lastblock.decoder import catalog, hub, loading
 from lastblock.errors import DataError
+from lastblock.explanation import Explanations
 from lastblock.inference import TextModel
 from lastblock.runtime import Progress, Silent, Stopwatch, seed_everything
 from lastblock.tokenization.tokenizer import Tokenizer
@@ -173,6 +174,19 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         probabilities = self.predict_proba(X)
         labels: npt.NDArray[Any] = self.classes_[probabilities.argmax(axis=1)]
         return labels
+
+    def explain(self, X: Iterable[str], label: Label | None = None) -> Explanations:
+        """Why each text has its label, or the probability of ``label`` if one is given.
+
+        The contributions of a text's tokens, and those of its words, add up to the log-odds of
+        the label less what they are when nothing is read; see ``explanation``. A notebook shows
+        them in colour.
+
+        Raises:
+            ConfigError: there is no such class.
+        """
+        self._check_fitted()
+        return Explanations(self.model_.explain(text, label) for text in _check_texts(X))
 
     def save(self, folder: str | Path) -> None:
         """Write a model folder; see ``checkpoint.save``."""

@@ -16,6 +16,8 @@ from lastblock.activations import ActivationStore, run_tail
 from lastblock.classifier import SequenceClassifier
 from lastblock.config import Settings
 from lastblock.data.examples import Label
+from lastblock.errors import ConfigError
+from lastblock.explanation import MOST_PAIRS, TOKEN_BUDGET, Explanation, Plan, make_plan
 from lastblock.runtime import Progress
 from lastblock.tokenization.batching import TokenIds
 from lastblock.tokenization.tokenizer import Tokenizer
@@ -79,3 +81,43 @@ class TextModel:
         """The same, from token ids."""
         logits = run_tail(self.classifier, sequences, self.store, progress)
         return torch.softmax(logits.double(), dim=1).numpy()
+
+    def explain(
+        self, text: str, label: Label | None = None, *, budget: int = TOKEN_BUDGET
+    ) -> Explanation:
+        """What each token and word of a text adds to the log-odds of ``label``.
+
+        The likeliest class is explained if none is given. About ``budget`` tokens are read; what
+        ``explanation`` says of its method holds.
+
+        Raises:
+            ConfigError: there is no such class.
+            DataError: the text cannot be used.
+        """
+        number = None if label is None else self.class_number(label)
+        plan, sequences = self.plan_explanation(text, budget=budget)
+        probabilities = self.probabilities(sequences)
+        if number is None:
+            number = int(probabilities[plan.everything].argmax())
+        return plan.explain(probabilities, number, self.classes[number])
+
+    def plan_explanation(
+        self, text: str, *, budget: int = TOKEN_BUDGET, most_pairs: int = MOST_PAIRS
+    ) -> tuple[Plan, list[TokenIds]]:
+        """What to leave out of a text to explain it, and the token ids that are left each time."""
+        ids, spans = self.tokenizer.encode_with_spans(text)
+        longest = self.settings.max_length
+        plan = make_plan(text, spans[:longest], budget=budget, most_pairs=most_pairs)
+        return plan, [self.fit_length(ids[:longest][kept]) for kept in plan.kept]
+
+    def class_number(self, label: Label) -> int:
+        """The column of a class, given by itself or as text.
+
+        Raises:
+            ConfigError: there is no such class.
+        """
+        for number, name in enumerate(self.classes):
+            if label in (name, str(name)):
+                return number
+        known = ", ".join(self.class_names[:20])
+        raise ConfigError(f"label {label!r} is no class of this model; known: {known}")

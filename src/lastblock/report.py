@@ -25,6 +25,7 @@ import numpy as np
 
 from lastblock.decoder.catalog import MODELS
 from lastblock.evaluation import History, Point, evaluate
+from lastblock.explanation import Explanation, marked
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -83,6 +84,11 @@ def write_report(folder: Path, report: dict[str, Any], history: History) -> None
     shown = {name: f for name, f in figures.items() if not (small and name == "confusion")}
     pictures = {name: _inline_svg(figure) for name, figure in shown.items()}
     _write(folder / "report.html", _render("report.html", figures=pictures, **facts))
+
+
+def explanation_page(explanations: Sequence[Explanation]) -> str:
+    """A page, in HTML, that shows why each text has its label."""
+    return _render("explanation.html", explanations=explanations, version=version("lastblock"))
 
 
 def summary_table(report: Report) -> list[dict[str, str]]:
@@ -477,9 +483,11 @@ def _render(template: str, **facts: Any) -> str:
         "cell": _markdown_cell,
         "count": lambda n: f"{n:,}",
         "decimals": _decimals,
+        "marked": marked,
         "megabytes": lambda n: f"{n / 1e6:,.1f} MB" if n >= 1e5 else f"{n / 1e3:,.1f} kB",
         "percent": _percent,
         "setting": _setting,
+        "signed": lambda x: f"{x:+.2f}".replace("-", "\N{MINUS SIGN}"),
         "words": lambda name: str(name).replace("_", " "),
     }
     return environment.get_template(template).render(**facts)

@@ -10,6 +10,7 @@ from lastblock.cli.cache import cache
 from lastblock.cli.datasets import datasets
 from lastblock.cli.demo import demo
 from lastblock.cli.evaluate import evaluate
+from lastblock.cli.explain import explain
 from lastblock.cli.inspect import inspect
 from lastblock.cli.models import models
 from lastblock.cli.predict import predict
@@ -47,6 +48,17 @@ def lastblock(
         print(context.get_help())
 
 
-verbs = (demo, train, evaluate, predict, inspect, datasets, models, cache, serve)
+verbs = (
+    demo,
+    train,
+    evaluate,
+    predict,
+    explain,
+    inspect,
+    datasets,
+    models,
+    cache,
+    serve,
+)
 for verb in verbs:
     app.command()(verb)

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import sys
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated
 
 import typer
 
+from lastblock.cli.files import check_output, replacing
 from lastblock.cli.options import Delimiter, Encoding, Header, Quoting, TextColumn
 from lastblock.config import ReadOptions
 from lastblock.errors import ConfigError, DataError
@@ -76,7 +73,7 @@ def predict(
 ) -> None:
     """Classify texts with a saved model."""
     if output is not None:
-        _check_output(output)
+        check_output(output)
     options = ReadOptions(encoding=encoding, delimiter=delimiter, header=header, quoting=quoting)
     gathered = _gather(texts or [], source, text_column, options)
 
@@ -157,16 +154,8 @@ def _checked(number: int, text: str) -> str:
     return text
 
 
-def _check_output(path: Path) -> None:
-    """Refuse a place that cannot be written before the work is done, not after."""
-    if path.is_dir():
-        raise ConfigError(f"--output {path} is a folder; name a file")
-    if not path.absolute().parent.is_dir():
-        raise ConfigError(f"--output {path}: there is no folder {path.parent}; make it first")
-
-
 def _write(predictions: list[Prediction], path: Path, as_json: bool) -> None:
-    with _replacing(path) as file:
+    with replacing(path) as file:
         if as_json:
             _write_json(predictions, file)
         else:
@@ -186,20 +175,6 @@ def _write_table(predictions: list[Prediction], file: IO[str], delimiter: str) -
     for p in predictions:
         each = (f"{p.probabilities[c]:.6f}" for c in classes)
         writer.writerow([p.text, p.label, f"{p.probability:.6f}", *each])
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[IO[str]]:
-    """A text file that takes ``path``'s place when the block ends without an error."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.absolute().parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-            yield file
-        os.chmod(name, 0o644)  # mkstemp gives 0600
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 def _one_line(text: str) -> str:

@@ -96,12 +96,12 @@ class Word(BaseModel):
     start: Annotated[int, Field(description="First character, counted in code points.")]
     end: int
     effect: Annotated[
-        float, Field(description="The class's probability, less that without the word.")
+        float, Field(description="What the word adds to the log-odds of the class, in nats.")
     ]
 
 
 class ExplainResponse(BaseModel):
-    """The prediction, and the effect of each word on ``explained``'s probability."""
+    """The prediction, and what each word adds to the log-odds of ``explained``."""
 
     model: ModelId
     prediction: Prediction

@@ -164,6 +164,21 @@ class Tokenizer:
             raise DataError(_first_unusable(texts)) from None
         return [np.array(e.ids, dtype=np.int32) for e in encoded]
 
+    def encode_with_spans(self, text: str) -> tuple[TokenIds, list[tuple[int, int]]]:
+        """Token ids of one text, and where in it each stands: (start, end), in characters.
+
+        A token that stands for nothing in the text (beginning of text) has a place of no width;
+        tokens that are each a part of one character have the same place.
+
+        Raises:
+            DataError: as in ``encode_batch``.
+        """
+        try:
+            encoded = self._backend.encode(text)
+        except (TypeError, UnicodeEncodeError):
+            raise DataError(_first_unusable([text])) from None
+        return np.array(encoded.ids, dtype=np.int32), list(encoded.offsets)
+
     def save(self, path: Path) -> None:
         """Write ``tokenizer.json``."""
         self._backend.save(str(path))

@@ -15,7 +15,7 @@ const EXAMPLES = [
 
 const $ = (id) => document.getElementById(id);
 const percent = (p) => (p > 0.9995 && p < 1 ? "> 99.9 %" : `${(100 * p).toFixed(1)} %`);
-const points = (p) => `${p < 0 ? "−" : "+"}${Math.abs(100 * p).toFixed(1)}`;
+const signed = (x) => `${x < 0 ? "−" : "+"}${Math.abs(x).toFixed(2)}`;
 const count = (n) => n.toLocaleString("en");
 
 function element(tag, properties = {}, ...children) {
@@ -246,7 +246,7 @@ $("all-classes").addEventListener("click", () => {
 /** Colour the words behind the letters; the strongest word full, the others in proportion. */
 function mark(words) {
   const characters = [...message.value]; // places are counted in code points
-  const strongest = Math.max(0.02, ...words.map((word) => Math.abs(word.effect)));
+  const strongest = Math.max(0.1, ...words.map((word) => Math.abs(word.effect)));
   const parts = [];
   let at = 0;
   for (const { start, end, effect } of words) {
@@ -275,7 +275,7 @@ function listWords(words) {
         "tr",
         {},
         element("td", { textContent: text }),
-        element("td", { className: "number", textContent: points(effect) }),
+        element("td", { className: "number", textContent: signed(effect) }),
       ),
     ),
   );
