@@ -25,7 +25,7 @@ _MOST_SHOWN = 8
 
 def explain(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of a saved model.")],
-    texts: Annotated[list[str], typer.Argument(metavar="TEXT...", help="Texts to explain.")],
+    texts: Annotated[list[str], typer.Argument(metavar="TEXT", help="Texts to explain.")],
     label: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="Class to explain; the likeliest if not given."),
