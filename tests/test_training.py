@@ -6,6 +6,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import log_loss
 from tiny import SETTINGS, random_decoder, random_part, whole_decoder
 from torch.nn import functional as F
 
@@ -13,7 +14,14 @@ from lastblock.activations import ActivationStore
 from lastblock.classifier import SequenceClassifier
 from lastblock.runtime import Silent
 from lastblock.tokenization.batching import pad
-from lastblock.training import Encoded, learning_rate_at, train_tail, training_step
+from lastblock.training import (
+    Encoded,
+    cross_entropy,
+    learning_rate_at,
+    loss_and_accuracy,
+    train_tail,
+    training_step,
+)
 
 
 def two_classifiers(**kwargs: object) -> list[SequenceClassifier]:
@@ -51,6 +59,35 @@ def test_caching_changes_nothing(padded: int | None, pooling: str, trainable_blo
         ):
             scale = theirs.grad.abs().max().item()
             torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-5, atol=1e-5 * scale)
+
+
+def test_the_weighted_loss_is_scikit_learn_s() -> None:
+    logits = torch.randn(50, 3)
+    weights = np.random.default_rng(0).exponential(size=50)
+    part = Encoded(random_part(50).sequences, np.arange(50) % 3, weights / weights.mean())
+    probabilities = torch.softmax(logits.double(), dim=1).numpy()
+    for weighted in (part, Encoded(part.sequences, part.labels)):
+        expected = log_loss(part.labels, probabilities, sample_weight=weighted.weights)
+        assert cross_entropy(logits, weighted).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_weight_of_two_is_being_there_twice() -> None:
+    weighted, repeated = two_classifiers()
+    part, store = random_part(8), ActivationStore()
+    store.fill(weighted, part.sequences)
+    counts = np.array([0, 1, 2, 3, 1, 2, 0, 1])
+    heavy = Encoded(part.sequences, part.labels, counts / counts.mean())
+    again = part.take(np.repeat(np.arange(8), counts))
+    losses = [training_step(weighted, store, heavy, adamw(weighted))]
+    losses.append(training_step(repeated, store, again, adamw(repeated)))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    for ours, theirs in zip(
+        weighted.trainable_parameters(), repeated.trainable_parameters(), strict=True
+    ):
+        scale = theirs.grad.abs().max().item()
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-5, atol=1e-5 * scale)
+    measured = [loss_and_accuracy(weighted, store, p)[0] for p in (heavy, again)]
+    assert measured[0] == pytest.approx(measured[1], rel=1e-5)
 
 
 def test_two_steps_have_the_losses_they_always_had() -> None:

@@ -16,12 +16,13 @@ import numpy.typing as npt
 import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import NotFittedError
+from sklearn.utils.validation import column_or_1d
 
 from lastblock import checkpoint, recipe
 from lastblock.activations import open_store
 from lastblock.classifier import SequenceClassifier
 from lastblock.config import DEFAULT_MODEL, ModelConfig, Settings, TrainConfig
-from lastblock.data.examples import Label
+from lastblock.data.examples import Label, Rows, check_texts
 from lastblock.data.split import holdout
 from lastblock.decoder import catalog, hub, loading
 from lastblock.errors import DataError
@@ -107,11 +108,13 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         X: Iterable[str],
         y: Iterable[Label],
         *,
+        sample_weight: npt.ArrayLike | None = None,
         validation: tuple[Sequence[str], Sequence[Label]] | None = None,
         progress: Progress | None = None,
     ) -> TextClassifier:
         """Train on texts (n,) and labels (n,), strings or integers.
 
+        ``sample_weight`` (n,) says how much each text counts in the loss.
         ``validation`` (texts, labels) chooses the best epoch; without it, a tenth of the texts
         is held out for that where there are enough.
 
@@ -121,11 +124,12 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             DownloadError, WeightsError: the decoder cannot be had or read.
         """
         model_config, train_config = self._configs()
-        texts, labels = _check_texts(X), _check_labels(y)
+        texts, labels = check_texts(X), _check_labels(y)
         self.classes_, numbers = _number(texts, labels)
         progress, watch = progress or Silent(), Stopwatch()
         generator = seed_everything(self.random_state)
-        fit_on, held_out = self._parts(texts, labels, numbers, validation)
+        weights = _check_weights(sample_weight, len(texts))
+        fit_on, held_out = self._parts(texts, labels, numbers, weights, validation)
 
         with watch("weights"):
             files = hub.resolve(self.model, progress)
@@ -151,8 +155,8 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         store = open_store(classifier, files, self.cache_size)
         model = TextModel(tokenizer, classifier, self.classes_.tolist(), settings, store)
         with watch("tokenize"):
-            train = Encoded(model.encode(fit_on[0], progress), fit_on[1])
-            validate = held_out and Encoded(model.encode(held_out[0]), held_out[1])
+            train = Encoded(model.encode(fit_on[0], progress), *fit_on[1:])
+            validate = held_out and Encoded(model.encode(held_out[0]), *held_out[1:])
         with watch("activations"):
             everything = [*train.sequences, *(validate.sequences if validate else ())]
             model.store.fill(classifier, everything, progress)
@@ -167,7 +171,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def predict_proba(self, X: Iterable[str]) -> npt.NDArray[np.float64]:
         """Probabilities (n, n_classes), columns in the order of ``classes_``."""
         self._check_fitted()
-        return self.model_.predict_proba(_check_texts(X))
+        return self.model_.predict_proba(check_texts(X))
 
     def predict(self, X: Iterable[str]) -> npt.NDArray[Any]:
         """The most probable label of each text, (n,)."""
@@ -186,7 +190,14 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             ConfigError: there is no such class.
         """
         self._check_fitted()
-        return Explanations(self.model_.explain(text, label) for text in _check_texts(X))
+        return Explanations(self.model_.explain(text, label) for text in check_texts(X))
+
+    def __sklearn_tags__(self) -> Any:
+        """What scikit-learn may know: X is one column of texts, not a table of numbers."""
+        tags = super().__sklearn_tags__()
+        tags.input_tags.string = tags.input_tags.one_d_array = True
+        tags.input_tags.two_d_array = False
+        return tags
 
     def save(self, folder: str | Path) -> None:
         """Write a model folder; see ``checkpoint.save``."""
@@ -231,16 +242,19 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         texts: list[str],
         labels: list[Label],
         numbers: npt.NDArray[np.int64],
+        weights: _Weights,
         validation: tuple[Sequence[str], Sequence[Label]] | None,
     ) -> tuple[_Part, _Part | None]:
-        """The texts to train on and those to choose the best epoch by, with class numbers."""
+        """The texts to train on and those to choose the best epoch by."""
+        everything = _part(texts, numbers, weights, np.arange(len(texts)))
         if validation is not None:
-            held_out = _check_texts(validation[0])
-            return (texts, numbers), (held_out, self.number(validation[1], held_out))
+            held_out = check_texts(validation[0])
+            return everything, (held_out, self.number(validation[1], held_out), None)
         if len(texts) < HOLDOUT_FROM:
-            return (texts, numbers), None
-        kept, held = holdout(texts, labels, fraction=HOLDOUT_FRACTION, seed=self.random_state)
-        return _take(texts, numbers, kept), _take(texts, numbers, held)
+            return everything, None
+        rows = holdout(texts, labels, fraction=HOLDOUT_FRACTION, seed=self.random_state)
+        kept, held = (_part(texts, numbers, weights, some) for some in rows)
+        return kept, held
 
     def number(self, labels: Iterable[Label], texts: Sequence[str]) -> npt.NDArray[np.int64]:
         """Labels (n,) as indices into ``classes_``, int64.
@@ -271,31 +285,45 @@ def _params(settings: Settings) -> dict[str, Any]:
     return {name: given[name] for name in TextClassifier._get_param_names() if name in given}
 
 
-_Part = tuple[list[str], npt.NDArray[np.int64]]
+_Weights = npt.NDArray[np.float64] | None
+# Texts, class numbers (n,), and weights (n,) with a mean of 1, or None.
+_Part = tuple[list[str], npt.NDArray[np.int64], _Weights]
 
 
-def _take(texts: list[str], numbers: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]) -> _Part:
-    return [texts[i] for i in rows], numbers[rows]
+def _part(texts: list[str], numbers: npt.NDArray[np.int64], weights: _Weights, rows: Rows) -> _Part:
+    if weights is not None:
+        weights = weights[rows]
+        weights = weights / (weights.mean() or 1.0)
+    return [texts[i] for i in rows], numbers[rows], weights
 
 
-def _check_texts(texts: Iterable[str]) -> list[str]:
-    if isinstance(texts, str | bytes):
-        raise DataError("one string was given where a list of texts is wanted; put it in a list")
-    checked = list(texts)
-    for i, text in enumerate(checked):
-        if not isinstance(text, str):
-            raise DataError(f"text {i} is of type {type(text).__name__}; texts must be strings")
+def _check_weights(weights: npt.ArrayLike | None, n: int) -> _Weights:
+    if weights is None:
+        return None
+    checked = np.asarray(weights, dtype=np.float64)
+    if checked.shape != (n,) or not np.isfinite(checked).all() or checked.min() < 0:
+        raise DataError(
+            f"sample_weight of shape {checked.shape} does not fit; give {n} finite numbers, one "
+            "for each text, none of them negative"
+        )
+    if not checked.any():
+        raise DataError("sample_weight is zero for every text; nothing is left to learn from")
     return checked
 
 
 def _check_labels(labels: Iterable[Label]) -> list[Label]:
     """Labels as plain Python values (numpy's own scalars become the values they hold)."""
+    if labels is None:
+        raise DataError("TextClassifier requires y to be passed, but the target y is None")
+    if hasattr(labels, "__array__"):
+        labels = column_or_1d(labels, warn=True)  # takes (n, 1), with a warning
     given = [label.item() if isinstance(label, np.generic) else label for label in labels]
     for i, label in enumerate(given):
-        if not isinstance(label, str | int):
+        whole = isinstance(label, float) and label.is_integer()  # as scikit-learn has it
+        if not (isinstance(label, str | int) or whole):
             raise DataError(
                 f"label {i} is {label!r} of type {type(label).__name__}; labels must be strings "
-                "or integers"
+                "or whole numbers, nothing continuous"
             )
     return given
 

@@ -22,26 +22,43 @@ from lastblock.tokenization.batching import TokenIds
 
 @dataclass(frozen=True)
 class Encoded:
-    """Texts as the tail sees them: token ids, and class numbers (n,)."""
+    """Texts as the tail sees them: token ids, and class numbers (n,).
+
+    ``weights`` (n,), with a mean of 1, say how much each text counts in the loss; None: all alike.
+    """
 
     sequences: Sequence[TokenIds]
     labels: npt.NDArray[np.int64]
+    weights: npt.NDArray[np.float64] | None = None
 
     def __len__(self) -> int:
         return len(self.sequences)
 
     def take(self, indices: Sequence[int] | npt.NDArray[np.int64]) -> Encoded:
-        return Encoded([self.sequences[i] for i in indices], self.labels[indices])
+        weights = None if self.weights is None else self.weights[indices]
+        return Encoded([self.sequences[i] for i in indices], self.labels[indices], weights)
+
+
+def cross_entropy(logits: Tensor, part: Encoded) -> Tensor:
+    """Mean cross-entropy (nats) of logits (n, n_classes), each text's loss times its weight.
+
+    Not divided by the weights of the batch: then a step's gradient is, on average over batches,
+    that of the whole part's weighted loss.
+    """
+    labels = torch.from_numpy(part.labels)
+    if part.weights is None:
+        return F.cross_entropy(logits, labels)
+    losses = F.cross_entropy(logits, labels, reduction="none")
+    return (losses * torch.from_numpy(part.weights).float()).mean()
 
 
 def loss_and_accuracy(
     classifier: SequenceClassifier, store: ActivationStore, part: Encoded
 ) -> tuple[float, float]:
-    """Mean cross-entropy (nats) and share right, over a part."""
+    """Mean cross-entropy (nats), weighted where there are weights, and share right, over a part."""
     logits = run_tail(classifier, part.sequences, store)
-    labels = torch.from_numpy(part.labels)
-    loss = F.cross_entropy(logits, labels).item()
-    return loss, (logits.argmax(1) == labels).float().mean().item()
+    right = logits.argmax(1) == torch.from_numpy(part.labels)
+    return cross_entropy(logits, part).item(), right.float().mean().item()
 
 
 def learning_rate_at(step: int, steps: int, settings: Settings) -> float:
@@ -102,7 +119,7 @@ def training_step(
 ) -> float:
     """One step; the loss before it."""
     hidden, lengths = states_of(classifier, batch.sequences, store)
-    loss = F.cross_entropy(classifier.tail(hidden, lengths), torch.from_numpy(batch.labels))
+    loss = cross_entropy(classifier.tail(hidden, lengths), batch)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     optimizer.step()

@@ -70,3 +70,24 @@ class Split:
     train: Rows
     validation: Rows
     test: Rows
+
+
+def check_texts(texts: Iterable[str]) -> list[str]:
+    """Texts as a list, whatever they came in: a list, an array, a column of a table.
+
+    Raises:
+        DataError: there is something among them that is no text, or it is no one column.
+    """
+    if isinstance(texts, str | bytes):
+        raise DataError("one string was given where a list of texts is wanted; put it in a list")
+    if hasattr(texts, "__array__"):
+        texts = np.asarray(texts)
+        if texts.ndim != 1:
+            raise DataError(
+                f"texts have shape {texts.shape}, wanted one column of them, such as table['text']"
+            )
+    checked = list(texts)
+    for i, text in enumerate(checked):
+        if not isinstance(text, str):
+            raise DataError(f"text {i} is of type {type(text).__name__}; texts must be strings")
+    return checked
