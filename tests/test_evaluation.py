@@ -8,13 +8,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics
+from sklearn.calibration import calibration_curve
 
 from lastblock.errors import DataError
 from lastblock.evaluation import (
     Evaluation,
     History,
+    curves,
     evaluate,
+    expected_calibration_error,
+    most_probable,
     negative_log_likelihood,
+    operating_points,
+    reliability,
     wilson_interval,
 )
 
@@ -63,6 +69,9 @@ def test_scores_agree_with_scikit_learn(judged):
     if k > 1:
         loss = metrics.log_loss(labels, probabilities, labels=numbers)
         assert ours.loss == pytest.approx(loss, abs=1e-12)
+    one_hot = np.eye(k)[labels]
+    brier = metrics.brier_score_loss(one_hot, probabilities, scale_by_half=k == 2) if k > 1 else 0
+    assert ours.brier == pytest.approx(brier, abs=1e-12)
     low, high = ours.accuracy_ci95
     assert 0 <= low <= ours.accuracy <= high <= 1
 
@@ -141,3 +150,72 @@ def test_a_history_starts_empty_and_becomes_json():
         "accuracies": [],
     }
     assert History().losses == []
+
+
+@st.composite
+def _events(draw):
+    """Yeses and noes, and how probable they were said to be, with equal and extreme ones."""
+    n = draw(st.integers(1, 80))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    probability = rng.random(n).round(draw(st.sampled_from([1, 2, 17])))
+    return rng.random(n) < draw(st.sampled_from([0.0, 0.3, 1.0])), probability
+
+
+@settings(max_examples=50, deadline=None)
+@given(_events())
+def test_reliability_agrees_with_scikit_learn(events):
+    happened, probability = events
+    bins = reliability(happened, probability)
+    share, said = calibration_curve(happened, probability, n_bins=15)
+    np.testing.assert_allclose([b["share"] for b in bins], share)
+    np.testing.assert_allclose([b["probability"] for b in bins], said)
+    assert sum(b["n"] for b in bins) == len(happened)
+    ece = sum(b["n"] * abs(b["share"] - b["probability"]) for b in bins) / len(happened)
+    assert expected_calibration_error(happened, probability) == pytest.approx(ece)
+
+
+def test_ece_counted_by_hand():
+    happened = np.array([True, False, True, True])
+    probability = np.array([0.9, 0.9, 0.55, 0.55])
+    assert expected_calibration_error(happened, probability) == pytest.approx(0.425)
+    labels, probabilities = np.array([1, 0]), np.array([[0.2, 0.8], [0.4, 0.6]])
+    right, sure = most_probable(labels, probabilities)
+    assert right.tolist() == [True, False]
+    assert sure.tolist() == [0.8, 0.6]
+
+
+@settings(max_examples=50, deadline=None)
+@given(_events())
+def test_operating_points_agree_with_scikit_learn(events):
+    happened, probability = events
+    points = operating_points(happened, probability)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about events that never happen
+        precision, recall, thresholds = metrics.precision_recall_curve(happened, probability)
+        average = metrics.average_precision_score(happened, probability)
+    np.testing.assert_array_equal(points.threshold, thresholds[::-1])
+    np.testing.assert_allclose(points.precision, precision[-2::-1])
+    np.testing.assert_allclose(points.recall, recall[-2::-1])
+    assert points.average_precision == pytest.approx(average)
+    middle = len(points.threshold) // 2
+    yes = probability >= points.threshold[middle]
+    assert points.f1[middle] == pytest.approx(metrics.f1_score(happened, yes, zero_division=0))
+    assert points.flagged[middle] == yes.sum()
+    few = points.to_list(5)
+    assert len(few) == min(5, len(points.threshold))
+    assert few[0]["threshold"] == probability.max()
+    assert few[-1] == {
+        "threshold": probability.min(),
+        "precision": pytest.approx(happened.mean()),
+        "recall": 1.0,
+        "f1": pytest.approx(metrics.f1_score(happened, happened | True, zero_division=0)),
+        "flagged": 1.0,
+    }
+
+
+def test_curves_of_every_class_are_json():
+    rng = np.random.default_rng(0)
+    found = curves(rng.random((500, 3)) < 0.4, rng.random((500, 3)), ["a", "b", "c"])
+    assert list(json.loads(json.dumps(found))) == ["a", "b", "c"]
+    assert len(found["a"]["points"]) == 133
+    assert 0 < found["a"]["average_precision"] < 1

@@ -1,6 +1,6 @@
 """Save and load a TextModel: a folder of JSON, safetensors and a tokenizer. No pickle anywhere.
 
-    config.json         format, classes, settings as resolved, the decoder's shape
+    config.json         format, classes, settings as resolved, decision, the decoder's shape
     model.safetensors   the kept blocks only, under our own names
     tokenizer.json      as the `tokenizers` library writes it
 
@@ -24,6 +24,7 @@ from safetensors.torch import save_file
 
 from lastblock.classifier import SequenceClassifier
 from lastblock.config import Settings
+from lastblock.decision import Decision
 from lastblock.decoder.config import DecoderConfig
 from lastblock.decoder.decoder import Decoder
 from lastblock.decoder.loading import shapes_only
@@ -89,6 +90,7 @@ def write(model: TextModel, folder: Path) -> None:
         "version": VERSION,
         "classes": model.classes,
         "settings": model.settings.to_dict(),
+        "decision": model.decision.to_dict(),
         "decoder": model.classifier.decoder.config.to_dict(),
     }
     text = json.dumps(config, indent=2, ensure_ascii=False)
@@ -129,13 +131,14 @@ def load(folder: str | Path) -> TextModel:
         classifier = _empty_classifier(
             DecoderConfig.from_saved(config["decoder"]), settings, len(config["classes"])
         )
+        decision = Decision.from_dict(config.get("decision", {}))
         tokenizer = Tokenizer.from_file(folder / TOKENIZER)
     except (KeyError, TypeError) as damaged:
         raise SavedModelError(f"{folder / CONFIG}: damaged: {damaged}; save it again") from None
     except LastblockError as error:
         raise SavedModelError(f"{folder}: {error}") from None
     classifier.load_state_dict(_read_weights(folder / WEIGHTS, classifier), assign=True)
-    return TextModel(tokenizer, classifier.eval(), config["classes"], settings)
+    return TextModel(tokenizer, classifier.eval(), config["classes"], settings, decision)
 
 
 def _read_json(path: Path) -> Any:

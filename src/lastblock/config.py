@@ -182,6 +182,11 @@ class TrainConfig:
     learning_rate: float | None = _setting(None, "Peak learning rate of AdamW.")
     batch_size: int | None = _setting(None, "Texts in a training step.")
     weight_decay: float | None = _setting(None, "Weight decay of AdamW.")
+    calibrate: bool | None = _setting(
+        None,
+        "Whether probabilities are made as sure as they are right, on the validation part; the "
+        "recipe's own way, if not given (auto: yes; chapter6: no, as in the book).",
+    )
 
     def __post_init__(self) -> None:
         _require_choice("recipe", self.recipe, Recipe)
@@ -301,6 +306,7 @@ class Settings:
     ``decay`` is what the learning rate does after ``warmup`` (a share of all steps): "none" or
     "cosine" to zero. ``eval_texts`` texts of each part are judged every ``eval_steps`` steps.
     ``keep_best`` keeps the epoch with the lowest validation loss rather than the last.
+    ``calibrate`` divides logits by a temperature where the validation part allows to fit one.
     """
 
     recipe: Recipe
@@ -321,6 +327,7 @@ class Settings:
     eval_steps: int
     eval_texts: int
     keep_best: bool
+    calibrate: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

@@ -20,10 +20,12 @@ from sklearn.utils.validation import column_or_1d
 
 from lastblock import checkpoint, recipe
 from lastblock.activations import open_store
+from lastblock.calibration import CALIBRATE_FROM, Calibration, fit_temperature
 from lastblock.classifier import SequenceClassifier
 from lastblock.config import DEFAULT_MODEL, ModelConfig, Settings, TrainConfig
 from lastblock.data.examples import Label, Rows, check_texts
 from lastblock.data.split import holdout
+from lastblock.decision import Decision
 from lastblock.decoder import catalog, hub, loading
 from lastblock.errors import DataError
 from lastblock.explanation import Explanations
@@ -57,12 +59,15 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         weight_decay: of AdamW.
         cache_size: gigabytes on disk for activations, where later fits on the same texts find
             them; 0 for none. If None: LASTBLOCK_CACHE_SIZE, or 2.
+        calibrate: whether probabilities are made as sure as they are right, by a temperature
+            fitted on validation texts; ``predict`` says the same with and without.
         random_state: seed of everything drawn at random.
 
     Attributes:
         classes_: the labels (n_classes,), sorted, of the type they were given in.
         model_: the TextModel that predicts.
         history_: losses and accuracies seen while training.
+        calibration_: the temperature that the validation texts ask for.
         initial_tail_: the tail's weights before training, by name.
         seconds_: time spent by step.
 
@@ -87,6 +92,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         batch_size: int | None = None,
         weight_decay: float | None = None,
         cache_size: float | None = None,
+        calibrate: bool | None = None,
         random_state: int = 123,
     ) -> None:
         self.model = model
@@ -101,6 +107,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.batch_size = batch_size
         self.weight_decay = weight_decay
         self.cache_size = cache_size
+        self.calibrate = calibrate
         self.random_state = random_state
 
     def fit(
@@ -115,8 +122,8 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """Train on texts (n,) and labels (n,), strings or integers.
 
         ``sample_weight`` (n,) says how much each text counts in the loss.
-        ``validation`` (texts, labels) chooses the best epoch; without it, a tenth of the texts
-        is held out for that where there are enough.
+        ``validation`` (texts, labels) chooses the best epoch and the temperature; without it, a
+        tenth of the texts is held out for that where there are enough.
 
         Raises:
             ConfigError: a setting is out of range or does not fit the decoder.
@@ -165,6 +172,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             self.history_ = train_tail(
                 classifier, model.store, train, validate, settings, generator, progress
             )
+            self.calibration_ = _calibrate(model, validate)
         self.model_, self.seconds_ = model, dict(watch.seconds)
         return self
 
@@ -234,6 +242,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             learning_rate=self.learning_rate,
             batch_size=self.batch_size,
             weight_decay=self.weight_decay,
+            calibrate=self.calibrate,
         )
         return model, train
 
@@ -283,6 +292,16 @@ def _params(settings: Settings) -> dict[str, Any]:
     """Resolved settings under the names of the estimator's parameters."""
     given = settings.to_dict() | {"random_state": settings.seed}
     return {name: given[name] for name in TextClassifier._get_param_names() if name in given}
+
+
+def _calibrate(model: TextModel, validation: Encoded | None) -> Calibration:
+    """Fit the temperature, and put it into force where the settings say so."""
+    if validation is None or len(validation) < CALIBRATE_FROM:
+        return Calibration(None, 0 if validation is None else len(validation), applied=False)
+    temperature = fit_temperature(model.logits(validation.sequences), validation.labels)
+    if model.settings.calibrate:
+        model.decision = Decision(temperature)
+    return Calibration(temperature, len(validation), applied=model.settings.calibrate)
 
 
 _Weights = npt.NDArray[np.float64] | None

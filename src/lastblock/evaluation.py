@@ -17,7 +17,11 @@ import numpy.typing as npt
 
 from lastblock.errors import DataError
 
+MOST_POINTS = 400  # of all curves of a report together, or nearly
+RELIABILITY_BINS = 15  # as in Guo et al. 2017
+
 Confusion = npt.NDArray[np.int64]
+Events = npt.NDArray[np.bool_]
 Point = dict[str, float | None]
 
 
@@ -26,6 +30,7 @@ class Evaluation:
     """How good ``n`` predictions are.
 
     ``accuracy_ci95`` is Wilson's interval; ``loss`` the mean negative log likelihood in nats;
+    ``ece`` the calibration error of the most probable class; ``brier`` as ``brier_score`` has it;
     ``confusion[i][j]`` the count of class i taken for class j; ``per_class`` holds precision,
     recall, f1 and support by class name, in the order of the confusion's rows. A ratio that has
     nothing below its line is 0.
@@ -37,6 +42,8 @@ class Evaluation:
     macro_f1: float
     mcc: float
     loss: float
+    ece: float
+    brier: float
     confusion: list[list[int]]
     per_class: dict[str, dict[str, float]]
 
@@ -84,7 +91,7 @@ def evaluate(
         accuracy_ci95=wilson_interval(right, len(truth)),
         macro_f1=float(f1.mean()),
         mcc=matthews_correlation(confusion),
-        loss=negative_log_likelihood(truth, likelihood),
+        **calibration_scores(truth, likelihood),
         confusion=confusion.tolist(),
         per_class={
             str(name): {
@@ -149,6 +156,164 @@ def negative_log_likelihood(
     likelihood = np.take_along_axis(probabilities, labels[:, None], axis=1)
     # 0 - x rather than -x, so that certainty costs 0.0 and not -0.0
     return 0.0 - float(np.log(likelihood.clip(np.finfo(np.float64).eps, 1)).mean())
+
+
+# ------------------------------------------------------- probabilities: can they be believed?
+
+
+def most_probable(
+    labels: npt.NDArray[np.integer], probabilities: npt.NDArray[np.float64]
+) -> tuple[Events, npt.NDArray[np.float64]]:
+    """Whether the most probable class is the true one (n,), and its probability (n,)."""
+    return probabilities.argmax(axis=1) == labels, probabilities.max(axis=1)
+
+
+def reliability(
+    happened: Events, probability: npt.NDArray[np.float64], bins: int = RELIABILITY_BINS
+) -> list[dict[str, Any]]:
+    """What was said against what happened, by how probable it was said to be.
+
+    Args:
+        happened: whether each event came true (n,), bool.
+        probability: how probable it was said to be (n,).
+        bins: of equal width, (low, high]; empty ones are left out.
+
+    Returns:
+        Dicts of low, high, n, probability (the mean of what was said), share (of what came true)
+        and share_ci95 (Wilson's interval).
+    """
+    edges = np.linspace(0, 1, bins + 1)
+    index = np.searchsorted(edges[1:-1], probability)
+    counts = np.bincount(index, minlength=bins)
+    said = np.bincount(index, weights=probability, minlength=bins)
+    true = np.bincount(index, weights=happened, minlength=bins).astype(np.int64)
+    return [
+        {
+            "low": float(edges[i]),
+            "high": float(edges[i + 1]),
+            "n": int(counts[i]),
+            "probability": float(said[i] / counts[i]),
+            "share": float(true[i] / counts[i]),
+            "share_ci95": list(wilson_interval(int(true[i]), int(counts[i]))),
+        }
+        for i in np.flatnonzero(counts)
+    ]
+
+
+def expected_calibration_error(happened: Events, probability: npt.NDArray[np.float64]) -> float:
+    """Mean distance between what was said and what happened, over ``reliability``'s bins.
+
+    Naeini, Cooper, Hauskrecht, "Obtaining well calibrated probabilities using Bayesian binning"
+    (AAAI 2015); with the bins of Guo et al. (ICML 2017).
+    """
+    bins = reliability(happened, probability)
+    off = sum(bin["n"] * abs(bin["probability"] - bin["share"]) for bin in bins)
+    return float(off / len(probability))
+
+
+def brier_score(truth: Events, probabilities: npt.NDArray[np.float64]) -> float:
+    """Mean squared distance of probabilities (n, k) from the truth (n, k), 0 the best.
+
+    Summed over the classes, as Brier had it (Monthly Weather Review, 1950); of two classes, whose
+    distances are equal, one is counted. That is scikit-learn's way too, and at most 1 or 2.
+    """
+    squared = np.square(probabilities - truth).sum(axis=1).mean()
+    return float(squared / 2 if probabilities.shape[1] == 2 else squared)
+
+
+def calibration_scores(
+    labels: npt.NDArray[np.integer], probabilities: npt.NDArray[np.float64]
+) -> dict[str, float]:
+    """How well probabilities (n, k) are calibrated: ece, brier and loss."""
+    k = probabilities.shape[1]
+    return {
+        "ece": expected_calibration_error(*most_probable(labels, probabilities)),
+        "brier": brier_score(np.eye(k, dtype=np.bool_)[labels], probabilities),
+        "loss": negative_log_likelihood(labels, probabilities),
+    }
+
+
+@dataclass(frozen=True)
+class OperatingPoints:
+    """What follows from saying yes at and above each threshold; arrays (m,), thresholds falling.
+
+    There is a point for each different probability. ``flagged`` counts the yeses, ``right`` those
+    that are true, ``positives`` all that are.
+    """
+
+    threshold: npt.NDArray[np.float64]
+    flagged: npt.NDArray[np.int64]
+    right: npt.NDArray[np.int64]
+    positives: int
+
+    @property
+    def precision(self) -> npt.NDArray[np.float64]:
+        return self.right / self.flagged
+
+    @property
+    def recall(self) -> npt.NDArray[np.float64]:
+        """1 where nothing is true, so that nothing is missed, as in scikit-learn."""
+        return self.right / self.positives if self.positives else np.ones(len(self.right))
+
+    @property
+    def f1(self) -> npt.NDArray[np.float64]:
+        return 2 * self.right / (self.flagged + self.positives)
+
+    @property
+    def average_precision(self) -> float:
+        """Precision averaged over the steps in recall; 0 where nothing is true."""
+        if not self.positives:
+            return 0.0
+        return float(self.precision @ np.diff(self.right, prepend=0) / self.positives)
+
+    def to_list(self, most: int) -> list[dict[str, float]]:
+        """At most ``most`` points, evenly drawn from all: both curves of a report, as JSON.
+
+        Dicts of threshold, precision, recall, f1 and flagged, a share of all.
+        """
+        n = int(self.flagged[-1])
+        few = np.unique(np.linspace(0, len(self.threshold) - 1, most).round().astype(np.int64))
+        columns = {
+            "threshold": self.threshold,
+            "precision": self.precision,
+            "recall": self.recall,
+            "f1": self.f1,
+            "flagged": self.flagged / n,
+        }
+        return [{name: float(column[i]) for name, column in columns.items()} for i in few]
+
+
+def operating_points(happened: Events, probability: npt.NDArray[np.float64]) -> OperatingPoints:
+    """Every threshold worth having, for one yes-or-no question asked of n texts, n > 0."""
+    order = np.argsort(-probability, kind="stable")
+    sorted_probability = probability[order]
+    last_of_equals = np.flatnonzero(np.diff(sorted_probability, append=-1.0))
+    right = np.cumsum(happened[order], dtype=np.int64)
+    return OperatingPoints(
+        threshold=sorted_probability[last_of_equals],
+        flagged=last_of_equals + 1,
+        right=right[last_of_equals],
+        positives=int(right[-1]),
+    )
+
+
+def curves(
+    truth: Events, probabilities: npt.NDArray[np.float64], class_names: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """Each class against the rest, from truth (n, k) and probabilities (n, k), by name.
+
+    Dicts of average_precision and points (see ``OperatingPoints.to_list``), fewer of them where
+    there are many classes.
+    """
+    most = max(40, MOST_POINTS // len(class_names))
+    found = {}
+    for name, happened, probability in zip(class_names, truth.T, probabilities.T, strict=True):
+        points = operating_points(happened, probability)
+        found[name] = {
+            "average_precision": points.average_precision,
+            "points": points.to_list(most),
+        }
+    return found
 
 
 def _ratio(above: npt.NDArray[np.int64], below: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:

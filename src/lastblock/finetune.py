@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from lastblock import checkpoint
 from lastblock.baseline import fit_baseline
+from lastblock.calibration import Calibration
 from lastblock.config import DataConfig, ReadOptions, RunConfig
 from lastblock.data.balance import undersample
 from lastblock.data.catalog import load_examples
@@ -40,9 +41,16 @@ from lastblock.data.split import (
     time_split,
 )
 from lastblock.data.survey import survey
+from lastblock.decision import Decision
 from lastblock.errors import ConfigError
 from lastblock.estimator import TextClassifier
-from lastblock.evaluation import evaluate
+from lastblock.evaluation import (
+    calibration_scores,
+    curves,
+    evaluate,
+    most_probable,
+    reliability,
+)
 from lastblock.recipe import DATA_RULES, DataRules
 from lastblock.report import write_report
 from lastblock.runtime import Progress, Silent, Stopwatch
@@ -259,6 +267,7 @@ def _fit(config: RunConfig, parts: Parts, progress: Progress) -> TextClassifier:
         batch_size=train.batch_size,
         weight_decay=train.weight_decay,
         cache_size=config.cache_size,
+        calibrate=train.calibrate,
         random_state=train.seed,
     )
     validation = parts["validation"]
@@ -281,24 +290,45 @@ def _scores(
         model.store.fill(model.classifier, encoded.get("test", []), progress)
     numbers = {name: classifier.number(parts[name].labels, parts[name].texts) for name in encoded}
 
-    def judge() -> tuple[dict[str, Any], dict[str, Probabilities]]:
-        said = {name: model.probabilities(ids) for name, ids in encoded.items()}
-        names = model.class_names
-        scores = {n: evaluate(numbers[n], said[n], names).to_dict() for n in encoded}
-        return scores, said
+    names = model.class_names
+
+    def judge(said: dict[str, Probabilities]) -> dict[str, Any]:
+        return {n: evaluate(numbers[n], said[n], names).to_dict() for n in encoded}
+
+    def logits() -> dict[str, Probabilities]:
+        return {name: model.logits(ids) for name, ids in encoded.items()}
 
     with watch("evaluate"):
         trained = model.classifier.tail_state()
         model.classifier.load_tail_state(classifier.initial_tail_)
-        before, _ = judge()
+        before = judge({name: Decision().probabilities(z) for name, z in logits().items()})
         model.classifier.load_tail_state(trained)
-        splits, said = judge()
-    scores: dict[str, Any] = {"splits": splits, "before_training": before}
-    if "test" in said:
-        scores["mistakes"] = _mistakes(
-            parts["test"].texts, numbers["test"], said["test"], model.class_names
-        )
+        after = logits()
+        said = {name: model.decision.probabilities(z) for name, z in after.items()}
+        scores: dict[str, Any] = {"splits": judge(said), "before_training": before}
+        scores["calibration"] = _calibration(classifier.calibration_, numbers, after)
+        if "test" in said:
+            truth = numbers["test"][:, None] == np.arange(len(names))
+            scores["curves"] = curves(truth, said["test"], names)
+            scores["mistakes"] = _mistakes(
+                parts["test"].texts, numbers["test"], said["test"], names
+            )
     return scores
+
+
+def _calibration(
+    found: Calibration, numbers: dict[str, Numbers], logits: dict[str, Probabilities]
+) -> dict[str, Any]:
+    """The temperature, and what it does to the probabilities of each part."""
+    report: dict[str, Any] = {**vars(found), "splits": {}, "reliability": {}}
+    for part, labels in numbers.items():
+        ways = {"before": Decision(), "after": Decision(found.temperature or 1.0)}
+        said = {when: way.probabilities(logits[part]) for when, way in ways.items()}
+        report["splits"][part] = {when: calibration_scores(labels, p) for when, p in said.items()}
+        report["reliability"][part] = {
+            when: reliability(*most_probable(labels, p)) for when, p in said.items()
+        }
+    return report
 
 
 def _mistakes(

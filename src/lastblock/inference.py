@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from lastblock.activations import ActivationStore, run_tail
 from lastblock.classifier import SequenceClassifier
 from lastblock.config import Settings
 from lastblock.data.examples import Label
+from lastblock.decision import Decision
 from lastblock.errors import ConfigError
 from lastblock.explanation import MOST_PAIRS, TOKEN_BUDGET, Explanation, Plan, make_plan
 from lastblock.runtime import Progress
@@ -27,13 +27,15 @@ from lastblock.tokenization.tokenizer import Tokenizer
 class TextModel:
     """A tokenizer and a classifier that belong together, and the names of the classes.
 
-    ``store`` holds activations known already (those of the training texts, after a fit).
+    ``decision`` turns logits into probabilities, and those into labels. ``store`` holds
+    activations known already (those of the training texts, after a fit).
     """
 
     tokenizer: Tokenizer
     classifier: SequenceClassifier
     classes: list[Label]
     settings: Settings
+    decision: Decision = field(default_factory=Decision)
     store: ActivationStore = field(default_factory=ActivationStore)
 
     @property
@@ -79,8 +81,13 @@ class TextModel:
         self, sequences: Sequence[TokenIds], progress: Progress | None = None
     ) -> npt.NDArray[np.float64]:
         """The same, from token ids."""
-        logits = run_tail(self.classifier, sequences, self.store, progress)
-        return torch.softmax(logits.double(), dim=1).numpy()
+        return self.decision.probabilities(self.logits(sequences, progress))
+
+    def logits(
+        self, sequences: Sequence[TokenIds], progress: Progress | None = None
+    ) -> npt.NDArray[np.float64]:
+        """What the head says (n, n_classes), float64, before any temperature."""
+        return run_tail(self.classifier, sequences, self.store, progress).double().numpy()
 
     def explain(
         self, text: str, label: Label | None = None, *, budget: int = TOKEN_BUDGET

@@ -82,6 +82,7 @@ def _chapter6(
         "eval_steps": 50,
         "eval_texts": 5 * 8,  # five batches
         "keep_best": False,
+        "calibrate": False,
     }
 
 
@@ -101,6 +102,7 @@ def _auto(decoder: DecoderConfig, lengths: Sequence[int], _: float) -> dict[str,
         "eval_steps": max(1, len(lengths) // (16 * 2)),  # about twice an epoch
         "eval_texts": 64,
         "keep_best": True,
+        "calibrate": True,
     }
 
 
