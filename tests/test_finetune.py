@@ -138,7 +138,7 @@ def test_the_book_s_split_of_the_real_messages(lastblock_data: Path) -> None:
     run = RunConfig(data=DataConfig(data="sms-spam"), train=TrainConfig(recipe="chapter6"))
     examples, found = read(run.data, Silent())
     assert (found["rows"], found["duplicates"]) == (5574, 403)
-    assert found.classes == {"ham": 4827, "spam": 747}
+    assert found["classes"] == {"ham": 4827, "spam": 747}
     parts = split(examples, run, DATA_RULES["chapter6"], Silent())
     assert [len(part) for part in parts.values()] == [1045, 149, 300]
     labels = [label for part in parts.values() for label in part.labels]
