@@ -138,7 +138,7 @@ def load(folder: str | Path) -> TextModel:
     except LastblockError as error:
         raise SavedModelError(f"{folder}: {error}") from None
     classifier.load_state_dict(_read_weights(folder / WEIGHTS, classifier), assign=True)
-    return TextModel(tokenizer, classifier.eval(), config["classes"], settings, decision)
+    return TextModel(tokenizer, classifier.eval(), config["classes"], settings, decision=decision)
 
 
 def _read_json(path: Path) -> Any:

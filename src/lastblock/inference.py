@@ -35,8 +35,8 @@ class TextModel:
     classifier: SequenceClassifier
     classes: list[Label]
     settings: Settings
-    decision: Decision = field(default_factory=Decision)
     store: ActivationStore = field(default_factory=ActivationStore)
+    decision: Decision = field(default_factory=Decision)
 
     @property
     def class_names(self) -> list[str]:
