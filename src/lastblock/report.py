@@ -511,9 +511,15 @@ def _percent(share: float | None) -> str:
     return "–" if share is None else f"{100 * share:.1f} %"
 
 
+def percent_interval(interval: Sequence[float]) -> str:
+    """Two shares as text; signs need more room between them than a dash."""
+    low, high = interval
+    between = "–" if low >= 0 else " to "
+    return f"{100 * low:.1f}{between}{100 * high:.1f} %"
+
+
 def _interval(scores: Scores) -> str:
-    low, high = scores["accuracy_ci95"]
-    return f"{100 * low:.1f}–{100 * high:.1f} %"
+    return percent_interval(scores["accuracy_ci95"])
 
 
 def _decimals(value: float | None) -> str:

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from lastblock.cli.cache import cache
+from lastblock.cli.compare import compare
 from lastblock.cli.datasets import datasets
 from lastblock.cli.demo import demo
 from lastblock.cli.evaluate import evaluate
@@ -52,6 +53,7 @@ verbs = (
     demo,
     train,
     evaluate,
+    compare,
     predict,
     explain,
     inspect,
