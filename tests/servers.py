@@ -57,7 +57,7 @@ class Server:
         )
         self.output = ""
 
-    def wait_until_ready(self, seconds: float = 60) -> None:
+    def wait_until_ready(self, seconds: float = 240) -> None:
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             assert self.process.poll() is None, self.process.communicate()[0]

@@ -13,6 +13,8 @@ from starlette.testclient import TestClient
 from lastblock.explanation import log_odds
 from lastblock.inference import TextModel
 from lastblock.serving import schemas
+from lastblock.serving.app import Room
+from lastblock.serving.refusal import Refusal
 
 TEXTS = ["WIN CASH now", "home for dinner", "call mum later, she asked twice"]
 
@@ -213,6 +215,28 @@ def test_other_origins_may_call_only_if_asked_for(saved: Path, client: TestClien
         ask["Origin"] = "https://b.example"
         denied = other.options("/v1/predict", headers=ask).headers
         assert "Access-Control-Allow-Origin" not in denied
+
+
+def test_a_page_of_another_origin_reads_refusals_too(saved: Path, tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("0123456789abcdef\n")
+    origin = "https://a.example"
+    settings = {"allow_origin": (origin,), "api_key_file": str(tmp_path / "key")}
+    with client_of(saved, **settings) as client:
+        ask = {"Origin": origin, "Access-Control-Request-Method": "POST"}
+        assert client.options("/v1/predict", headers=ask).status_code == 200
+        refused = client.post("/v1/predict", json={"texts": "a"}, headers={"Origin": origin})
+        assert refused.status_code == 401
+        assert refused.headers["Access-Control-Allow-Origin"] == origin
+        assert client.options("/v1/predict").status_code == 401
+
+
+def test_a_room_is_given_back() -> None:
+    room = Room(1, "files are at work already")
+    for _ in range(2):
+        with room.taken(), pytest.raises(Refusal) as refused, room.taken():
+            pass
+        assert refused.value.status == 429
+        assert "1 files are at work" in refused.value.message
 
 
 def test_the_hub_shape(client: TestClient, model: TextModel) -> None:

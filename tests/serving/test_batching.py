@@ -4,6 +4,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Sequence
+from types import SimpleNamespace
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +13,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lastblock.inference import TextModel
-from lastblock.serving.batching import FILLING, FILLING_SHARE, Batcher, Item, choose
+from lastblock.serving.batching import (
+    CALM_SECONDS,
+    FILLING,
+    FILLING_SHARE,
+    STANDING_SECONDS,
+    Batcher,
+    Item,
+    choose,
+)
 from lastblock.serving.refusal import Refusal
 from lastblock.tokenization.batching import TokenIds
 
@@ -156,26 +165,39 @@ def test_more_than_may_wait_is_refused_at_once_and_room_comes_back() -> None:
     asyncio.run(ask())
 
 
-def test_a_queue_that_stays_full_is_halved_until_it_is_less(
+def test_a_queue_that_stays_full_is_kept_short_until_nobody_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("lastblock.serving.batching.STANDING_SECONDS", 0.1)
+    clock = [100.0]
+    stopped = SimpleNamespace(monotonic=lambda: clock[0], perf_counter=time.perf_counter)
+    monkeypatch.setattr("lastblock.serving.batching.time", stopped)
+    monkeypatch.setattr("lastblock.serving.batching.OVERLOAD_SECONDS", 0)
     model = Echo()
 
     async def ask() -> None:
         work = batcher(max_waiting=8)
         work.start()
-        tasks = [asyncio.create_task(work.run(model, [ids(9)]))]
-        await asyncio.sleep(0.05)
-        tasks += [asyncio.create_task(work.run(model, [ids(60)])) for _ in range(6)]
-        await asyncio.sleep(0.2)
-        with pytest.raises(Refusal):
-            await work.run(model, [ids(9)])
+
+        async def asked(count: int) -> list[asyncio.Task[npt.NDArray[np.float64]]]:
+            tasks = [asyncio.create_task(work.run(model, [ids(60)])) for _ in range(count)]
+            await asyncio.sleep(0.05)
+            return tasks
+
+        async def is_refused() -> bool:
+            with pytest.raises(Refusal) as refused:
+                await work.run(model, [ids(60)])
+            return refused.value.status == 429
+
+        tasks = await asked(1) + await asked(6)
+        clock[0] += STANDING_SECONDS + 0.1
+        assert await is_refused()
         model.may_run.set()
         await asyncio.gather(*tasks)
         model.may_run.clear()
-        tasks = [asyncio.create_task(work.run(model, [ids(60)])) for _ in range(8)]
-        await asyncio.sleep(0.05)
+        tasks = await asked(1) + await asked(1)
+        assert await is_refused()
+        clock[0] += CALM_SECONDS + 0.1
+        tasks += await asked(7)
         model.may_run.set()
         await asyncio.gather(*tasks)
         work.close()

@@ -1,9 +1,12 @@
 """The server as a process: existing clients, many at once, a graceful stop, its start."""
 
+import contextlib
+import json
 import signal
-import threading
+import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import httpx2 as httpx
@@ -39,25 +42,53 @@ def test_many_clients_get_what_one_would(server: Server, model: TextModel) -> No
 
 
 def test_what_was_begun_is_finished_and_no_text_is_logged(saved: Path) -> None:
-    with server_of(saved) as server:
-        statuses = []
-
-        def ask() -> None:
-            body = {"texts": ["my secret text"] * 100}
-            response = httpx.post(f"{server.url}/v1/predict", json=body, timeout=30)
-            statuses.append(response.status_code)
-
-        threads = [threading.Thread(target=ask) for _ in range(4)]
-        for thread in threads:
-            thread.start()
-        time.sleep(0.2)
+    body = json.dumps({"texts": ["my secret text"] * 100}).encode()
+    head = (
+        "POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        f"Expect: 100-continue\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    with server_of(saved) as server, contextlib.ExitStack() as kept:
+        connect = partial(socket.create_connection, ("127.0.0.1", server.port), timeout=30)
+        begun = [kept.enter_context(connect()) for _ in range(4)]
+        for connection in begun:
+            connection.sendall(head.encode())
+            assert connection.recv(100).startswith(b"HTTP/1.1 100")
         server.process.send_signal(signal.SIGTERM)
-        for thread in threads:
-            thread.join()
+        with contextlib.suppress(OSError):
+            while True:  # until nobody new is let in
+                connect().close()
+                time.sleep(0.05)
+        for connection in begun:
+            connection.sendall(body)
+        for connection in begun:
+            assert connection.recv(100).startswith(b"HTTP/1.1 200")
         output = server.stop()
-    assert statuses == [200] * 4
     assert "secret" not in output
     assert "Traceback" not in output
+
+
+def test_clients_that_leave_give_their_room_back(server: Server) -> None:
+    body = b"text\n" + b"dinner at home\n" * 200
+    head = (
+        f"POST /v1/predict/file HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/csv\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    )
+    for part in [body[:100]] * 20 + [body] * 20:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+            connection.sendall(head.encode() + part)
+            if part is body:
+                assert connection.recv(10).startswith(b"HTTP/1.1")
+    end = time.monotonic() + 30
+    while time.monotonic() < end:
+        headers = {"Content-Type": "text/csv"}
+        files = [
+            httpx.post(f"{server.url}/v1/predict/file", content=body, headers=headers, timeout=30)
+            for _ in range(2)
+        ]
+        if [file.status_code for file in files] == [200, 200]:
+            break
+    else:
+        pytest.fail("rooms of clients that left stay taken")
 
 
 def test_workers_share_the_work_and_the_counting(saved: Path) -> None:

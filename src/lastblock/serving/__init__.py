@@ -1,6 +1,7 @@
 """Serve saved models over HTTP, and a page to try them on (extra: ``serve``).
 
     server.py    ``run``: the process or processes that serve
+    protocol.py  connections of slow clients, closed
     app.py       the addresses and what they answer
     schemas.py   requests and responses, as /docs shows them
     guard.py     what every request passes: host, key, size, time, headers, counting

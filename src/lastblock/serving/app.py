@@ -13,8 +13,8 @@ import itertools
 import json
 import logging
 import os
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -54,11 +54,43 @@ PAGE = Path(__file__).with_name("page")
 # A request of more texts is bulk work, done a part at a time so that single texts can pass.
 PART = 32
 MAX_BULK = 16  # bulk requests at work at once; more are refused with 429
+MAX_UPLOADS = 32  # files that arrive or are at work at once: each may take up room on the disk
+FILE_HEADERS = ("X-Rows", "X-Text-Column", "X-Model-Id")
 # Tokens are found beside the event loop from here on; for less the change of thread costs more.
 LONG_CHARACTERS = 4_000
 EXPLAIN_TOKENS = 8_192  # what an explanation may read in all; longer texts get coarser pieces
 # A report is one page with its style inside. It may do nothing else.
 REPORT_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; sandbox"
+
+
+class Room:
+    """For so many pieces of work at once.
+
+    Args:
+        size: how many.
+        message: what is said of those that are at work to one who finds no room.
+    """
+
+    def __init__(self, size: int, message: str) -> None:
+        self._size = size
+        self._message = message
+        self._used = 0
+
+    @contextmanager
+    def taken(self) -> Iterator[None]:
+        """For the time of the block.
+
+        Raises:
+            Refusal: 429 if all is taken.
+        """
+        if self._used >= self._size:
+            message = f"{self._used} {self._message}; try again later"
+            raise Refusal(429, "queue_full", message, retry_after=5)
+        self._used += 1
+        try:
+            yield
+        finally:
+            self._used -= 1
 
 
 class Service:
@@ -73,7 +105,8 @@ class Service:
             max_seconds=config.max_seconds,
         )
         self.ready = False
-        self._bulk = 0
+        self.bulk = Room(MAX_BULK, "files or long lists are at work already")
+        self.uploads = Room(MAX_UPLOADS, "files are being sent already")
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -101,7 +134,7 @@ class Service:
         if len(texts) <= PART:
             return await self._predict_part(served, texts, bulk=False)
         predictions = []
-        async with self.bulk():
+        with self.bulk.taken():
             for start in range(0, len(texts), PART):
                 part = texts[start : start + PART]
                 predictions += await self._predict_part(served, part, bulk=True)
@@ -123,7 +156,7 @@ class Service:
             served.model.plan_explanation, text, budget=EXPLAIN_TOKENS, most_pairs=1
         )
         _, (tokens,) = await self._encode(served.model, [text])
-        async with self.bulk():
+        with self.bulk.taken():
             run = partial(self.batcher.run, served.model, bulk=True)
             rows = np.concatenate([await run(part) for part in _parts(sequences)])
         whole = rows[plan.everything]
@@ -143,22 +176,6 @@ class Service:
                 for w in found.words
             ],
         }
-
-    @asynccontextmanager
-    async def bulk(self) -> AsyncIterator[None]:
-        """Room for one piece of bulk work.
-
-        Raises:
-            Refusal: 429 if there is none.
-        """
-        if self._bulk >= MAX_BULK:
-            message = f"{self._bulk} files or long lists are at work already; try again later"
-            raise Refusal(429, "queue_full", message, retry_after=5)
-        self._bulk += 1
-        try:
-            yield
-        finally:
-            self._bulk -= 1
 
     async def _warm_up(self, model: TextModel) -> None:
         # In the batcher's thread like every other text: each thread that computes brings helpers
@@ -217,16 +234,19 @@ def create_app(config: ServeConfig) -> ASGIApp:
     app.add_exception_handler(RequestValidationError, _answer_invalid)
     app.add_exception_handler(HTTPException, _answer_http)
     app.add_exception_handler(Exception, _answer_error)
-    if config.allow_origin:
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=list(config.allow_origin),
-            allow_methods=["GET", "POST"],
-            allow_headers=["Authorization", "Content-Type", "X-API-Key"],
-        )
     _add_api(app, service)
     _add_page(app)
-    return Guard(app, config)
+    guarded = Guard(app, config)
+    if not config.allow_origin:
+        return guarded
+    # Around the guard: browsers ask first without the key, and pages may read refusals too.
+    return CORSMiddleware(
+        guarded,
+        allow_origins=list(config.allow_origin),
+        allow_methods=["GET", "POST"],
+        allow_headers=["Authorization", "Content-Type", "X-API-Key"],
+        expose_headers=["Retry-After", *FILE_HEADERS],
+    )
 
 
 def _add_api(app: FastAPI, service: Service) -> None:
@@ -276,22 +296,17 @@ def _add_api(app: FastAPI, service: Service) -> None:
         """Classify the rows of a file (CSV, TSV, JSON Lines); they come back as they are done."""
         media_type = files.media_type_of(request.headers.get("content-type", ""))
         served = await service.models.get(model)
-        file = await files.receive(request.stream())
-        try:
+        with ExitStack() as kept:
+            kept.enter_context(service.uploads.taken())
+            file = kept.enter_context(await files.receive(request.stream()))
             upload = await asyncio.to_thread(
                 files.check, file, media_type, text_column, service.config.max_characters
             )
-            work = _stream_file(service, served, upload)
+            work = _stream_file(service, served, upload, kept.pop_all())
             # The first part is made before the status goes out, so that it can be a refusal.
             first = await anext(work)
-        except BaseException:
-            file.close()
-            raise
-        headers = {
-            "X-Rows": str(upload.rows),
-            "X-Text-Column": quote(upload.text_column, errors="replace"),
-            "X-Model-Id": served.id,
-        }
+        about = (str(upload.rows), quote(upload.text_column, errors="replace"), served.id)
+        headers = dict(zip(FILE_HEADERS, about, strict=True))
         return StreamingResponse(
             _after(first, work), headers=headers, media_type=f"{media_type}; charset=utf-8"
         )
@@ -362,14 +377,12 @@ def _add_page(app: FastAPI) -> None:
 
 
 async def _stream_file(
-    service: Service, served: Served, upload: files.Upload
+    service: Service, served: Served, upload: files.Upload, kept: ExitStack
 ) -> AsyncIterator[str]:
-    try:
-        async with service.bulk():
-            async for part in service.predict_rows(served, upload):
-                yield part
-    finally:
-        upload.file.close()
+    """The answer's parts; what is ``kept`` for it is let go at its end."""
+    with kept, service.bulk.taken():
+        async for part in service.predict_rows(served, upload):
+            yield part
 
 
 async def _after(first: str, rest: AsyncIterator[str]) -> AsyncIterator[str]:

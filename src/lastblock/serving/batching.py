@@ -33,9 +33,12 @@ BULK_SECONDS = 1.0
 FILLING, FILLING_SHARE = 40, 0.05
 # A text that differs by this many tokens less goes along as if it had waited a second longer.
 TOKENS_A_SECOND = 100
-# A burst may fill the queue. One that stays more than half full for this long is no burst, and
-# only makes all wait longer: half of it is then open, until it has been less.
+# A burst may fill the queue. One that stays more than half full for STANDING_SECONDS is no burst
+# and only makes all wait longer: what waits is then kept to OVERLOAD_SECONDS of work, until nobody
+# was refused for CALM_SECONDS. So whoever comes when it is over is answered soon.
 STANDING_SECONDS = 2.0
+OVERLOAD_SECONDS = 0.4
+CALM_SECONDS = 0.5
 
 
 class Model(Protocol):
@@ -103,6 +106,7 @@ class Batcher:
         self._waiting: list[Item] = []
         self._singles = 0
         self._calm = time.monotonic()  # when the queue was last half empty
+        self._overload_ends = 0.0
         self._tokens_a_second = 1000.0
         self._closed = False
         self._changed = threading.Condition()
@@ -152,7 +156,7 @@ class Batcher:
             for place, ids in enumerate(sequences)
         ]
         with self._changed:
-            if not bulk and self._singles and self._singles + len(items) > self._limit():
+            if not bulk and self._is_full(len(items)):
                 message = f"{self._singles} texts wait already; try again later"
                 raise Refusal(429, "queue_full", message, retry_after=self._retry_after())
             self._waiting += items
@@ -171,10 +175,20 @@ class Batcher:
             self._calm = time.monotonic()
         metrics.WAITING.set(len(self._waiting))
 
-    def _limit(self) -> int:
-        """Single texts that may wait just now."""
-        stands = time.monotonic() - self._calm > STANDING_SECONDS
-        return max(1, self._max_waiting // 2) if stands else self._max_waiting
+    def _is_full(self, more: int) -> bool:
+        """Whether so many single texts more are too many just now."""
+        if not self._singles:
+            return False
+        if self._singles + more > self._max_waiting:
+            return True
+        now = time.monotonic()
+        if self._overload_ends < now < self._calm + STANDING_SECONDS:
+            return False
+        tokens = sum(len(item.ids) for item in self._waiting if not item.bulk)
+        is_full = tokens > OVERLOAD_SECONDS * self._tokens_a_second
+        if is_full:
+            self._overload_ends = now + CALM_SECONDS
+        return is_full
 
     def _retry_after(self) -> int:
         """Seconds until about half of what waits is done, at least 1."""

@@ -30,6 +30,7 @@ from lastblock.serving.refusal import Refusal
 log = logging.getLogger("lastblock.serving")
 
 FILE_PATH = "/v1/predict/file"
+FILE_TIMES = 10  # as long as another body a file may take to arrive
 # Answered without a key: they tell nothing of a model, and probes and browsers carry none.
 OPEN_PATHS = frozenset({"/healthz", "/readyz", "/docs", "/openapi.json"})
 OPEN_FOLDERS = ("/page/", "/docs/")
@@ -88,8 +89,7 @@ class Guard:
             return
         answer = _Answer(scope, send)
         try:
-            limit = self._admit(scope)
-            body = _Body(receive, limit, self._config.max_seconds)
+            body = _Body(receive, *self._admit(scope))
             await self._app(scope, body.receive, answer.send)
         except Refusal as refusal:
             await answer.refuse(refusal)
@@ -105,8 +105,8 @@ class Guard:
         finally:
             answer.count()
 
-    def _admit(self, scope: Scope) -> int:
-        """The bytes that its body may have.
+    def _admit(self, scope: Scope) -> tuple[int, float]:
+        """The bytes that its body may have, and the seconds that it may take to arrive.
 
         Raises:
             Refusal: 403, 401 or 413.
@@ -119,17 +119,16 @@ class Guard:
         if self._key is not None and not self._is_open(scope) and not self._has_key(headers):
             message = "a key is needed: Authorization: Bearer KEY"
             raise Refusal(401, "no_key", message)
-        is_file = scope["path"] == FILE_PATH
-        limit = self._config.max_file if is_file else self._config.max_body
+        limit, seconds = self._config.max_body, self._config.max_seconds
+        if scope["path"] == FILE_PATH:
+            limit, seconds = self._config.max_file, FILE_TIMES * seconds
         length = headers.get("content-length", "0")
         if length.isdecimal() and int(length) > limit:
             raise _too_large(limit)
-        return limit
+        return limit, seconds
 
     def _is_open(self, scope: Scope) -> bool:
         path, method = scope["path"], scope["method"]
-        if method == "OPTIONS":
-            return bool(self._config.allow_origin)  # browsers ask without the key
         page = method in ("GET", "HEAD") and path == "/"
         return page or path in OPEN_PATHS or path.startswith(OPEN_FOLDERS)
 
@@ -148,7 +147,7 @@ class _Body:
     def __init__(self, receive: Receive, limit: int, seconds: float) -> None:
         self._receive = receive
         self._limit = limit
-        self._seconds = seconds
+        self._end = asyncio.get_running_loop().time() + seconds
         self._bytes = 0
         self._whole = False
 
@@ -156,7 +155,7 @@ class _Body:
         if self._whole:  # what comes now is that the client has left
             return await self._receive()
         try:
-            async with asyncio.timeout(self._seconds):
+            async with asyncio.timeout_at(self._end):
                 message = await self._receive()
         except TimeoutError:
             raise _as_http(Refusal(408, "too_slow", "the body did not arrive in time")) from None

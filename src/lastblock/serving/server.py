@@ -34,6 +34,7 @@ def run(config: ServeConfig) -> None:
         import uvicorn
 
         from lastblock.serving.guard import read_key
+        from lastblock.serving.protocol import ImpatientProtocol
     except ImportError as error:
         raise MissingExtraError(
             f"serving needs {error.name}: pip install 'lastblock[serve]'"
@@ -49,6 +50,7 @@ def run(config: ServeConfig) -> None:
         uvicorn.run(
             "lastblock.serving.app:create_app_from_environment",
             factory=True,
+            http=ImpatientProtocol,
             host=config.host,
             port=config.port,
             workers=config.workers,
