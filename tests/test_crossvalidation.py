@@ -5,10 +5,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy import stats
+from sklearn.metrics import accuracy_score, log_loss
+from sklearn.model_selection import GridSearchCV, cross_val_predict
 from tiny import messages
 
 from lastblock import TextClassifier
-from lastblock.crossvalidation import out_of_fold
+from lastblock.classifier import SequenceClassifier
+from lastblock.crossvalidation import out_of_fold, repeat, spread
 from lastblock.data.split import folds
 from lastblock.errors import ConfigError
 
@@ -77,3 +81,98 @@ def test_labels_may_be_numbers_and_groups_stay_together(pretrained: Path) -> Non
 def test_more_folds_than_texts_are_refused(pretrained: Path) -> None:
     with pytest.raises(ConfigError, match="9 folds of 4 different texts"):
         out_of_fold(tiny(pretrained), *messages(4), folds=9)
+
+
+# ------------------------------------------------------------------ one frozen pass for all
+
+
+@pytest.fixture
+def passes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, int]:
+    """Counts rows that went through the frozen prefix, from an empty cache on."""
+    monkeypatch.setenv("LASTBLOCK_CACHE", str(tmp_path / "cache"))
+    counted = {"rows": 0}
+    prefix = SequenceClassifier.prefix
+
+    def spy(self: SequenceClassifier, ids: Any, *rest: Any) -> Any:
+        counted["rows"] += len(ids)
+        return prefix(self, ids, *rest)
+
+    monkeypatch.setattr(SequenceClassifier, "prefix", spy)
+    return counted
+
+
+def test_all_folds_share_one_frozen_pass(pretrained: Path, passes: dict[str, int]) -> None:
+    texts, labels = messages(100)
+    classifier = tiny(pretrained, cache_size=1)
+    out_of_fold(classifier, texts, labels, folds=5)
+    assert passes["rows"] == 100
+    out_of_fold(classifier.set_params(epochs=3), texts, labels, folds=4)
+    assert passes["rows"] == 100
+
+
+def test_grid_search_shares_one_frozen_pass_a_depth(
+    pretrained: Path, passes: dict[str, int]
+) -> None:
+    texts, labels = messages(60)
+    grid = {"learning_rate": [1e-3, 1e-2], "epochs": [1, 2], "depth": [2, 3]}
+    classifier = tiny(pretrained, cache_size=1)
+    GridSearchCV(classifier, grid, cv=3, scoring="neg_log_loss").fit(texts, labels)
+    # A depth's first fold is judged on texts that no fit has seen yet: they are run twice.
+    first = 2 * (60 + 20)
+    assert passes["rows"] == first
+    cross_val_predict(classifier.set_params(depth=2), texts, labels, cv=2)
+    assert passes["rows"] == first
+
+
+# ------------------------------------------------------------------ scores and their spread
+
+
+def test_each_fold_is_scored_as_scikit_learn_scores_it(pretrained: Path) -> None:
+    texts, labels = messages(40)
+    found = out_of_fold(tiny(pretrained), texts, labels, folds=4)
+    scores = found.scores(labels)
+    assert [run["n"] for run in scores] == [10, 10, 10, 10]
+    for i, run in enumerate(scores):
+        truth = [label for label, fold in zip(labels, found.fold, strict=True) if fold == i]
+        said = found.probabilities[found.fold == i]
+        predicted = found.classes[said.argmax(axis=1)]
+        assert run["accuracy"] == pytest.approx(accuracy_score(truth, predicted))
+        assert run["loss"] == pytest.approx(log_loss(truth, said, labels=["ham", "spam"]))
+
+
+def test_the_spread_is_student_s() -> None:
+    values = np.random.default_rng(0).normal(0.8, 0.1, 6)
+    found = spread([{"accuracy": value, "n": 3, "confusion": []} for value in values.tolist()])
+    assert list(found) == ["accuracy"]
+    of = found["accuracy"]
+    assert of["mean"] == pytest.approx(values.mean())
+    assert of["sd"] == pytest.approx(values.std(ddof=1))
+    expected = stats.t.interval(0.95, 5, values.mean(), stats.sem(values))
+    np.testing.assert_allclose(of["ci95"], expected)
+    assert of["values"] == values.tolist()
+    wider = spread([{"accuracy": value} for value in values.tolist()], test_share=0.25)
+    low, high = wider["accuracy"]["ci95"]
+    ratio = (high - low) / (of["ci95"][1] - of["ci95"][0])
+    assert ratio == pytest.approx(np.sqrt((1 / 6 + 0.25) / (1 / 6)))
+
+
+def test_the_interval_covers_the_truth() -> None:
+    rng = np.random.default_rng(1)
+    covered = 0
+    for _ in range(1000):
+        runs = [{"accuracy": value} for value in rng.normal(0.8, 0.05, 5).tolist()]
+        low, high = spread(runs)["accuracy"]["ci95"]
+        covered += low <= 0.8 <= high
+    assert 930 <= covered <= 970
+
+
+def test_repeated_seeds_are_fits_with_these_seeds(pretrained: Path) -> None:
+    texts, labels = messages(30)
+    test = messages(20, seed=1)
+    fitted = tiny(pretrained, random_state=5).fit(texts, labels)
+    scores = list(repeat(fitted, (texts, labels), test, seeds=[5, 6]))
+    assert scores[0]["accuracy"] == fitted.score(*test)
+    alone = tiny(pretrained, random_state=6).fit(texts, labels)
+    expected = log_loss(test[1], alone.predict_proba(test[0]))
+    assert scores[1]["loss"] == pytest.approx(expected)
+    assert scores[0]["loss"] != scores[1]["loss"]

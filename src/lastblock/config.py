@@ -224,12 +224,33 @@ def cache_bytes(cache_size: float | None) -> int:
 
 
 @dataclass(frozen=True)
+class RepeatConfig:
+    """How often training is repeated, to see how far its scores can be trusted."""
+
+    folds: int | None = _setting(
+        None,
+        "Cross-validate too: train this many more models on all rows of DATA but a fold, and judge "
+        "each on its fold; the predictions are saved in out-of-fold.csv.",
+    )
+    seeds: int | None = _setting(
+        None,
+        "Train again on the same split until there are this many models, each with another seed; "
+        "the first is kept.",
+    )
+
+    def __post_init__(self) -> None:
+        _require_at_least("folds", self.folds, 2)
+        _require_at_least("seeds", self.seeds, 2)
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """Everything ``finetune`` needs: data, model, training and where the result goes."""
 
     data: DataConfig
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    repeat: RepeatConfig = field(default_factory=RepeatConfig)
     output: str | None = None
     cache_size: float | None = _setting(
         None,
@@ -239,6 +260,10 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         cache_bytes(self.cache_size)
+        if self.repeat.folds is not None and self.data.time_column is not None:
+            raise ConfigError(
+                "--folds and --time-column exclude each other: folds mix old and new; give one"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

@@ -8,6 +8,7 @@ Knows files and reports; what happens in memory between texts and a trained mode
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -21,9 +22,10 @@ from lastblock import checkpoint
 from lastblock.baseline import fit_baseline
 from lastblock.calibration import Calibration
 from lastblock.config import DataConfig, ReadOptions, RunConfig
+from lastblock.crossvalidation import OutOfFold, out_of_fold, repeat, spread
 from lastblock.data.balance import undersample
 from lastblock.data.catalog import load_examples
-from lastblock.data.examples import Examples, Split
+from lastblock.data.examples import Examples, Label, Split
 from lastblock.data.inspection import (
     check_trainable,
     count_shared,
@@ -59,6 +61,7 @@ from lastblock.runtime import Progress, Silent, Stopwatch
 FRACTIONS = {"train": 0.7, "validation": 0.1, "test": 0.2}
 
 MOST_MISTAKES = 20
+OUT_OF_FOLD = "out-of-fold.csv"
 _DEFAULTS = ReadOptions()
 
 Probabilities = npt.NDArray[np.float64]
@@ -87,10 +90,12 @@ def finetune(config: RunConfig, progress: Progress | None = None) -> FinetuneRes
         rules = DATA_RULES[config.train.recipe]
         examples, found = read(config.data, progress)
         parts = split(examples, config, rules, progress)
+        folds, out = _folds(config, examples, parts, progress)
         classifier = _fit(config, parts, progress)
         scores = _scores(classifier, parts, watch, progress)
         with watch("evaluate"):
             baseline = _baseline_scores(classifier, parts, config.train.seed)
+        seeds = _seeds(config, classifier, parts, scores["splits"], progress)
     shared = count_shared(parts["train"].texts, parts["test"].texts)
     report = {
         "data": {
@@ -105,6 +110,8 @@ def finetune(config: RunConfig, progress: Progress | None = None) -> FinetuneRes
         },
         **scores,
         "baseline": baseline,
+        **folds,
+        **seeds,
         "seconds": _add(classifier.seconds_, watch.seconds),
         "tokens": classifier.model_.store.tokens_computed,
     }
@@ -113,6 +120,8 @@ def finetune(config: RunConfig, progress: Progress | None = None) -> FinetuneRes
             checkpoint.write(classifier.model_, folder)
             record = json.dumps(split_record(parts, examples.source))
             (folder / "split.json").write_text(record, encoding="utf-8")
+            if out is not None:
+                _write_out_of_fold(folder / OUT_OF_FOLD, *out)
             write_report(folder, report, classifier.history_)
     return FinetuneResult(classifier, report, target)
 
@@ -252,9 +261,9 @@ def _check_split(data: DataConfig, given: Parts, rules: DataRules) -> None:
         )
 
 
-def _fit(config: RunConfig, parts: Parts, progress: Progress) -> TextClassifier:
+def _classifier(config: RunConfig) -> TextClassifier:
     model, train = config.model, config.train
-    classifier = TextClassifier(
+    return TextClassifier(
         model.model,
         recipe=train.recipe,
         depth=model.depth,
@@ -270,13 +279,20 @@ def _fit(config: RunConfig, parts: Parts, progress: Progress) -> TextClassifier:
         calibrate=train.calibrate,
         random_state=train.seed,
     )
-    validation = parts["validation"]
-    return classifier.fit(
-        parts["train"].texts,
-        parts["train"].labels,
-        validation=(validation.texts, validation.labels) if len(validation) else None,
-        progress=progress,
+
+
+def _fit(config: RunConfig, parts: Parts, progress: Progress) -> TextClassifier:
+    return _classifier(config).fit(
+        *_columns(parts["train"]), validation=_validation(parts), progress=progress
     )
+
+
+def _columns(examples: Examples) -> tuple[list[str], list[Label]]:
+    return examples.texts, examples.labels
+
+
+def _validation(parts: Parts) -> tuple[list[str], list[Label]] | None:
+    return _columns(parts["validation"]) if len(parts["validation"]) else None
 
 
 def _scores(
@@ -362,6 +378,76 @@ def _baseline_scores(classifier: TextClassifier, parts: Parts, seed: int) -> dic
             probabilities = baseline.predict_proba(examples.texts)
             scores[part] = evaluate(truth, probabilities, names).to_dict()
     return scores
+
+
+def _folds(
+    config: RunConfig, examples: Examples, parts: Parts, progress: Progress
+) -> tuple[dict[str, Any], tuple[Examples, OutOfFold] | None]:
+    """CROSS-VALIDATE, if asked: the scores of all folds, and what was said of each row of DATA.
+
+    Nothing of it goes into the model, which is trained on its own part as ever.
+    """
+    n = config.repeat.folds
+    if n is None:
+        return {}, None
+    # Rows that balancing left out stay out.
+    ids = [part.row_ids() for part in parts.values() if part.source == examples.source]
+    examples = examples.take(np.searchsorted(examples.row_ids(), np.sort(np.concatenate(ids))))
+    found = out_of_fold(
+        _classifier(config),
+        *_columns(examples),
+        folds=n,
+        seed=config.train.seed,
+        groups=_groups(examples, config.data),
+        progress=progress,
+    )
+    metrics = spread(found.scores(examples.labels), test_share=1 / (n - 1))
+    scores = {"n": n, "rows": len(examples), "predictions": OUT_OF_FOLD, "metrics": metrics}
+    return {"folds": scores}, (examples, found)
+
+
+def _seeds(
+    config: RunConfig,
+    classifier: TextClassifier,
+    parts: Parts,
+    scores: dict[str, Any],
+    progress: Progress,
+) -> dict[str, Any]:
+    """REPEAT with other seeds, if asked: their scores on the last part there is."""
+    n = config.repeat.seeds
+    if n is None:
+        return {}
+    part = list(scores)[-1]
+    seeds = [(config.train.seed + i) % 2**32 for i in range(n)]
+    others = repeat(
+        classifier,
+        _columns(parts["train"]),
+        _columns(parts[part]),
+        seeds=seeds[1:],
+        validation=_validation(parts),
+        progress=progress,
+    )
+    metrics = spread([scores[part], *others])
+    return {"seeds": {"n": n, "seeds": seeds, "part": part, "metrics": metrics}}
+
+
+def _write_out_of_fold(path: Path, examples: Examples, found: OutOfFold) -> None:
+    """A line a row of DATA (counted from 0, as in split.json); no texts."""
+    names = [str(name) for name in found.classes.tolist()]
+    columns = zip(
+        examples.row_ids().tolist(),
+        found.fold.tolist(),
+        examples.labels,
+        found.classes[found.probabilities.argmax(axis=1)].tolist(),
+        found.probabilities.tolist(),
+        strict=True,
+    )
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        head = ["row", "fold", "label", "predicted"]
+        writer.writerow([*head, *(f"probability_{name}" for name in names)])
+        for *row, probabilities in columns:
+            writer.writerow([*row, *(f"{p:.6f}" for p in probabilities)])
 
 
 def evaluate_file(

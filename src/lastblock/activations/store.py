@@ -27,6 +27,9 @@ from lastblock.tokenization.batching import TokenIds, pad, token_budget_batches
 # rate, small enough that little is padded and a block's results stay in a processor's cache.
 TOKEN_BUDGET = 1024
 
+# Fewer texts than this are computed sooner than they are looked for on disk.
+WORTH_LOOKING_FOR = 16
+
 # Of the memory that is available, what activations may take.
 MEMORY_SHARE = 0.5
 
@@ -63,14 +66,12 @@ class ActivationStore:
         """Find every sequence that is not here yet on the shelf, or run the prefix over it."""
         progress = progress or Silent()
         missing = {ids.tobytes(): ids for ids in sequences if ids not in self}
-        if self._shelf is not None and missing:
-            found = self._shelf.find(missing)
-            self._states |= found
-            if found:
-                progress.say(
-                    f"{len(found):,} of {len(missing):,} texts need no frozen pass: "
-                    "their activations were kept by an earlier run"
-                )
+        found = self.recall(sequences)
+        if found:
+            progress.say(
+                f"{found:,} of {len(missing):,} texts need no frozen pass: "
+                "their activations were kept by an earlier run"
+            )
         unknown = [ids for key, ids in missing.items() if key not in self._states]
         computed, on_disk = self._plan(classifier, unknown, progress)
         lengths = [len(ids) for ids in computed]
@@ -90,6 +91,13 @@ class ActivationStore:
                     advance(done)
         finally:  # an interrupted pass goes on where it stopped
             self._put_on_disk(waiting, progress)
+
+    def recall(self, sequences: Sequence[TokenIds]) -> int:
+        """Find on the shelf what is not here yet; how many were. Computes nothing."""
+        missing = {ids.tobytes() for ids in sequences if ids not in self}
+        found = self._shelf.find(missing) if self._shelf is not None and missing else {}
+        self._states |= found
+        return len(found)
 
     def _plan(
         self, classifier: SequenceClassifier, sequences: list[TokenIds], progress: Progress
@@ -195,6 +203,8 @@ def run_tail(
 
     Activations are taken from ``store`` where it has them, and computed, not kept, where not.
     """
+    if len(sequences) >= WORTH_LOOKING_FOR:
+        store.recall(sequences)
     logits = torch.empty(len(sequences), classifier.head.out_features)
     lengths = [len(ids) for ids in sequences]
     progress = progress or Silent()

@@ -29,6 +29,7 @@ def print_report(report: Mapping[str, Any]) -> None:
     from lastblock.report import summary_table
 
     _print_scores(summary_table(report))
+    _print_spreads(report)
     settings = ", ".join(f"{name} {value}" for name, value in report["settings"].items())
     print(f"settings  {settings}")
     seconds = ", ".join(f"{name} {value:.1f}" for name, value in report["seconds"].items())
@@ -54,3 +55,17 @@ def print_evaluation(scores: Mapping[str, Any]) -> None:
 def _print_scores(rows: Sequence[Mapping[str, str]]) -> None:
     headers = list(rows[0])
     print_table(headers, ([row[h] for h in headers] for row in rows), range(1, len(headers)))
+
+
+def _print_spreads(report: Mapping[str, Any]) -> None:
+    """What cross-validation and repeated seeds said of the scores, where they were asked for."""
+    rows = []
+    for name in ("folds", "seeds"):
+        if name in report:
+            for metric, of in report[name]["metrics"].items():
+                low, high = of["ci95"]
+                numbers = [f"{value:.3f}" for value in (of["mean"], of["sd"])]
+                rows.append([f"{report[name]['n']} {name}", metric.replace("_", " "), *numbers])
+                rows[-1].append(f"{low:.3f} to {high:.3f}")
+    if rows:
+        print_table(["repeated", "score", "mean", "sd", "95 % interval"], rows, range(2, 5))

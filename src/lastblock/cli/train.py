@@ -26,6 +26,7 @@ from lastblock.config import (
     ModelConfig,
     Pooling,
     Recipe,
+    RepeatConfig,
     RunConfig,
     TrainConfig,
     help_of,
@@ -72,6 +73,8 @@ def train(
     pooling: Annotated[Pooling | None, setting(ModelConfig, "pooling")] = None,
     max_length: Annotated[int | None, setting(ModelConfig, "max_length", "N")] = None,
     dtype: Annotated[DType, setting(ModelConfig, "dtype")] = "auto",
+    folds: Annotated[int | None, setting(RepeatConfig, "folds", "N")] = None,
+    seeds: Annotated[int | None, setting(RepeatConfig, "seeds", "N")] = None,
     cache_size: Annotated[float | None, setting(RunConfig, "cache_size", "GB")] = None,
     no_cache: Annotated[
         bool, typer.Option("--no-cache", help="The same as --cache-size 0.")
@@ -118,6 +121,7 @@ def train(
             weight_decay=weight_decay,
             calibrate=calibrate,
         ),
+        repeat=RepeatConfig(folds=folds, seeds=seeds),
         output=str(output),
         cache_size=0 if no_cache else cache_size,
     )
