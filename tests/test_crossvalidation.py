@@ -141,7 +141,7 @@ def test_each_fold_is_scored_as_scikit_learn_scores_it(pretrained: Path) -> None
 
 
 def test_the_spread_is_student_s() -> None:
-    values = np.random.default_rng(0).normal(0.8, 0.1, 6)
+    values = np.random.default_rng(0).normal(0.5, 0.02, 6)
     found = spread([{"accuracy": value, "n": 3, "confusion": []} for value in values.tolist()])
     assert list(found) == ["accuracy"]
     of = found["accuracy"]
@@ -156,13 +156,22 @@ def test_the_spread_is_student_s() -> None:
     assert ratio == pytest.approx(np.sqrt((1 / 6 + 0.25) / (1 / 6)))
 
 
+def test_an_interval_ends_where_a_score_does() -> None:
+    runs = [{"accuracy": 0.99, "mcc": -0.9, "loss": 0.1}, {"accuracy": 0.8, "mcc": 0, "loss": 9.0}]
+    found = spread([{k: float(v) for k, v in run.items()} for run in runs])
+    assert found["accuracy"]["ci95"] == [0.0, 1.0]
+    assert found["mcc"]["ci95"] == [-1.0, 1.0]
+    assert found["loss"]["ci95"][0] == 0.0
+    assert found["loss"]["ci95"][1] > 9.0
+
+
 def test_the_interval_covers_the_truth() -> None:
     rng = np.random.default_rng(1)
     covered = 0
     for _ in range(1000):
-        runs = [{"accuracy": value} for value in rng.normal(0.8, 0.05, 5).tolist()]
+        runs = [{"accuracy": value} for value in rng.normal(0.5, 0.05, 5).tolist()]
         low, high = spread(runs)["accuracy"]["ci95"]
-        covered += low <= 0.8 <= high
+        covered += low <= 0.5 <= high
     assert 930 <= covered <= 970
 
 

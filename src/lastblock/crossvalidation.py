@@ -21,6 +21,9 @@ from lastblock.estimator import TextClassifier
 from lastblock.evaluation import evaluate
 from lastblock.runtime import Progress, Silent
 
+# Where scores lie that do not lie from 0 to 1.
+BOUNDS = {"mcc": (-1.0, 1.0), "loss": (0.0, math.inf), "brier": (0.0, 2.0)}
+
 
 @dataclass(frozen=True)
 class OutOfFold:
@@ -131,8 +134,10 @@ def spread(scores: Sequence[Mapping[str, Any]], *, test_share: float = 0.0) -> d
     for name in (name for name, value in scores[0].items() if isinstance(value, float)):
         values = [float(run[name]) for run in scores]
         mean, sd = float(np.mean(values)), float(np.std(values, ddof=1))
-        half = reach * sd
-        found[name] = {"mean": mean, "sd": sd, "ci95": [mean - half, mean + half], "values": values}
+        # What no score can be is no part of the interval.
+        least, most = BOUNDS.get(name, (0.0, 1.0))
+        ci95 = [max(least, mean - reach * sd), min(most, mean + reach * sd)]
+        found[name] = {"mean": mean, "sd": sd, "ci95": ci95, "values": values}
     return found
 
 
