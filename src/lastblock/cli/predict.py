@@ -5,18 +5,21 @@ from __future__ import annotations
 import csv
 import json
 import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated
+from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lastblock.cli.files import check_output, replacing
+from lastblock.cli.files import PartialFile, check_output
 from lastblock.cli.options import Delimiter, Encoding, Header, Quoting, TextColumn
+from lastblock.cli.progress import Within
 from lastblock.config import ReadOptions
 from lastblock.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
+    from lastblock.data.streaming import Texts
     from lastblock.inference import TextModel
     from lastblock.runtime import Progress
 
@@ -70,24 +73,66 @@ def predict(
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON object a line, with every probability.")
     ] = False,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Go on where a run with the same options was interrupted."),
+    ] = False,
 ) -> None:
-    """Classify texts with a saved model."""
+    """Classify texts with a saved model.
+
+    Files of any size are read part by part, and the output is written as it comes.
+    """
     if output is not None:
         check_output(output)
+    if resume and (output is None or source in (None, "-")):
+        raise ConfigError("--resume goes on with an --output FILE from an --input FILE; give both")
     options = ReadOptions(encoding=encoding, delimiter=delimiter, header=header, quoting=quoting)
     gathered = _gather(texts or [], source, text_column, options)
 
     from lastblock.checkpoint import load
     from lastblock.cli.progress import make_progress
 
-    predictions = classify(load(model), gathered, make_progress())
-    if output is not None:
-        _write(predictions, output, as_json or output.suffix.lower() == ".jsonl")
-        print(f"{len(predictions):,} texts classified, written to {output}", file=sys.stderr)
-    elif as_json:
-        _write_json(predictions, sys.stdout)
-    else:
-        print_predictions(predictions)
+    loaded, progress = load(model), make_progress()
+    if output is None:
+        show = _write_json if as_json else _print
+        for part in _classified(loaded, gathered, 0, progress):
+            show(part, sys.stdout)
+            sys.stdout.flush()
+        return
+    write = _writer(output, as_json)
+    options_used = {"columns": text_column, "reading": vars(options), "json": as_json}
+    made_from = {"model": _state(model), "input": _state(Path(source or "-")), **options_used}
+    file = PartialFile(output, made_from)
+    if resume:
+        file.resume()
+        progress.say(f"{file.rows:,} of {len(gathered):,} texts are classified already")
+    try:
+        with file.writing() as opened:
+            for part in _classified(loaded, gathered, file.rows, progress):
+                write(part, opened)
+                file.part_done(opened, len(part))
+    except BaseException:
+        if file.rows:
+            progress.say(f"{file.rows:,} texts are classified; --resume goes on from there")
+        raise
+    print(f"{len(gathered):,} texts classified, written to {output}", file=sys.stderr)
+
+
+def _classified(
+    model: TextModel, texts: Texts, start: int, progress: Progress
+) -> Iterator[list[Prediction]]:
+    """Predictions of all texts from ``start`` on, part by part."""
+    with progress.task("predict", len(texts) - start, "texts") as advance:
+        within = Within(progress, advance)
+        for part in texts.parts(start):
+            yield classify(model, part, within)
+
+
+def _state(path: Path) -> list[Any]:
+    """What tells whether a file, or a model's folder, is still the one it was."""
+    files = [path / name for name in ("config.json", "model.safetensors")] if path.is_dir() else []
+    stats = [each.stat() for each in (files or [path]) if each.exists()]
+    return [str(path.absolute()), *([stat.st_size, stat.st_mtime_ns] for stat in stats)]
 
 
 def classify(
@@ -101,6 +146,10 @@ def classify(
         probabilities = {str(model.classes[i]): float(row[i]) for i in order}
         predictions.append(Prediction(text, model.classes[order[0]], probabilities))
     return predictions
+
+
+def _print(predictions: list[Prediction], _: IO[str]) -> None:
+    print_predictions(predictions)
 
 
 def print_predictions(predictions: list[Prediction]) -> None:
@@ -121,8 +170,10 @@ def print_predictions(predictions: list[Prediction]) -> None:
 
 def _gather(
     texts: list[str], source: str | None, text_column: str | None, options: ReadOptions
-) -> list[str]:
+) -> Texts:
     """The texts to classify: those given, or those of the file or pipe."""
+    from lastblock.data.streaming import Texts, open_texts
+
     if texts and source is not None:
         raise ConfigError("texts and --input are both given; give one of them")
     if texts:
@@ -131,7 +182,8 @@ def _gather(
             if value is not None:
                 option = name.replace("_", "-")
                 raise ConfigError(f"--{option} is for --input; leave it out when texts are given")
-        return [_checked(number, text) for number, text in enumerate(texts, 1)]
+        checked = [_checked(number, text) for number, text in enumerate(texts, 1)]
+        return Texts(lambda: checked)
     waits = sys.stdin is None or sys.stdin.isatty()
     if source is None and waits:
         raise ConfigError(
@@ -139,9 +191,7 @@ def _gather(
         )
     if source == "-" and waits:
         print("reading one text a line; end with Ctrl-D", file=sys.stderr)
-    from lastblock.data.readers import read_texts
-
-    return read_texts(source or "-", text_column=text_column, options=options)
+    return open_texts(source or "-", text_column=text_column, options=options)
 
 
 def _checked(number: int, text: str) -> str:
@@ -154,12 +204,13 @@ def _checked(number: int, text: str) -> str:
     return text
 
 
-def _write(predictions: list[Prediction], path: Path, as_json: bool) -> None:
-    with replacing(path) as file:
-        if as_json:
-            _write_json(predictions, file)
-        else:
-            _write_table(predictions, file, "\t" if path.suffix.lower() == ".tsv" else ",")
+def _writer(path: Path, as_json: bool) -> Callable[[list[Prediction], IO[str]], None]:
+    """How predictions are written to a file of this name."""
+    suffix = path.suffix.lower()
+    if as_json or suffix == ".jsonl":
+        return _write_json
+    delimiter = "\t" if suffix == ".tsv" else ","
+    return lambda predictions, file: _write_table(predictions, file, delimiter)
 
 
 def _write_json(predictions: list[Prediction], file: IO[str]) -> None:
@@ -171,7 +222,8 @@ def _write_json(predictions: list[Prediction], file: IO[str]) -> None:
 def _write_table(predictions: list[Prediction], file: IO[str], delimiter: str) -> None:
     classes = sorted(predictions[0].probabilities) if predictions else []
     writer = csv.writer(file, delimiter=delimiter, lineterminator="\n")
-    writer.writerow(["text", "label", "probability", *(f"probability_{c}" for c in classes)])
+    if file.tell() == 0:
+        writer.writerow(["text", "label", "probability", *(f"probability_{c}" for c in classes)])
     for p in predictions:
         each = (f"{p.probabilities[c]:.6f}" for c in classes)
         writer.writerow([p.text, p.label, f"{p.probability:.6f}", *each])

@@ -82,6 +82,23 @@ class BarProgress:
             self.say(summary(name, done, unit, seconds))
 
 
+class Within:
+    """Progress of one part of a longer task: it moves the task's bar, and says a thing once."""
+
+    def __init__(self, progress: Progress, advance: Callable[[int], None]) -> None:
+        self._progress, self._advance = progress, advance
+        self._said = False
+
+    def say(self, line: str) -> None:
+        if not self._said:
+            self._progress.say(line)
+        self._said = True
+
+    @contextmanager
+    def task(self, name: str, total: int, unit: str = "") -> Iterator[Callable[[int], None]]:
+        yield self._advance
+
+
 def _bars(console: Console, unit: str) -> Bars:
     from rich.progress import BarColumn, ProgressColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import IO
 
 from lastblock.config import ReadOptions
 from lastblock.data.table import LABEL_NAMES, TEXT_NAMES, Table, content_tells, listed
@@ -24,6 +26,7 @@ _MARKS = {
     b"\xfe\xff": "utf-16",
 }
 _MOST_FIELD = 2**31 - 1
+_HEAD = 1 << 20  # characters of a large file that tell what it is like
 
 
 def decode(source: str, data: bytes, encoding: str | None = None) -> tuple[str, list[str]]:
@@ -69,21 +72,55 @@ def read_delimited(
         parsed = _parse_tabbed(source, text)
     else:
         parsed = _parse(source, text, found, quoted=options.quoting is not False)
-    table = parsed.table(source)
-    if options.header is False:
-        table = parsed.table(source, header=False)
-    elif options.header is None and not named and _looks_like_data(table):
-        table = parsed.table(source, header=False).noted(
-            "it has no header: the first line was read as a row."
-        )
-        if not content_tells(table):
-            raise DataError(
-                f"{source} has no header: its first line is {listed(parsed.rows[0])}; put a line "
-                "with the names of the columns on top, such as text and label"
-            )
+    table = _with_header(source, parsed, options, named)
     if delimiter is None and commas and found != ",":
         table = table.noted(f"read as separated by {found!r}, as its first line is.")
     return table
+
+
+def stream_delimited(
+    source: str,
+    file: IO[str],
+    options: ReadOptions,
+    *,
+    tabs: bool = False,
+    named: bool = False,
+    rows: int = 1000,
+) -> Iterator[Table]:
+    """What ``read_delimited`` reads, ``rows`` rows at a time, with the same names and places.
+
+    What is found out from the text is found out from its beginning. ``file`` is open with
+    ``newline=""`` and can be read from its beginning again.
+
+    Raises:
+        DataError: as ``read_delimited``, when the row is reached.
+    """
+    head = file.read(_HEAD)
+    file.seek(0)
+    found = {"tab": "\t"}.get(options.delimiter or "", options.delimiter)
+    found = found or _find_delimiter(head, tabs)
+    quoted = options.quoting is not False
+    if options.quoting is None and found == "\t":
+        quoted = _parse_tabbed(source, head[: head.rfind("\n") + 1]).quoted
+    records = _records(source, _without_nul(source, file), found, quoted=quoted)
+    first = list(itertools.islice(records, rows + 1))
+    if not first:
+        raise DataError(f"{source} is empty; it must hold a header and rows of texts")
+    width = len(first[0][0])
+    _refuse_ragged(source, width, [row for row, _ in first[1:]], [line for _, line in first[1:]])
+    parsed = _Parsed([row for row, _ in first], [line for _, line in first], quoted)
+    table = _with_header(source, parsed, options, named)
+    yield table
+    before, columns = len(table), table.columns
+    while part := list(itertools.islice(records, rows)):
+        cells, lines = [row for row, _ in part], [line for _, line in part]
+        _refuse_ragged(source, width, cells, lines, before)
+
+        def place(row: int, before: int = before, lines: list[int] = lines) -> str:
+            return f"{before + row + 1} (line {lines[row]})"
+
+        yield Table(source, columns, [*zip(*cells, strict=True)], place)
+        before += len(part)
 
 
 def read_pairs(source: str, text: str) -> Table:
@@ -98,6 +135,7 @@ class _Parsed:
 
     rows: list[list[str]]
     lines: list[int]
+    quoted: bool
     note: str | None = None
 
     def table(self, source: str, *, header: bool = True) -> Table:
@@ -215,46 +253,81 @@ def _parse(
     source: str, text: str, delimiter: str, *, quoted: bool, width: int | None = None
 ) -> _Parsed:
     """All rows that are not blank lines; each as long as the first, or ``width`` columns long."""
-    rows: list[list[str]] = []
-    lines: list[int] = []
-    start = 1
+    records = list(_records(source, io.StringIO(text, newline=""), delimiter, quoted=quoted))
+    rows, lines = [row for row, _ in records], [line for _, line in records]
+    first = 0 if width else 1  # a header is not counted as a row
+    _refuse_ragged(source, width or len(rows[0]), rows[first:], lines[first:])
+    return _Parsed(rows, lines, quoted)
+
+
+def _records(
+    source: str, file: Iterable[str], delimiter: str, *, quoted: bool
+) -> Iterator[tuple[list[str], int]]:
+    """Rows that are not blank lines, and the line where each starts."""
+    count, start = 0, 1
     limit = csv.field_size_limit(_MOST_FIELD)  # the default refuses 131,073 characters
     try:
         reader = csv.reader(
-            io.StringIO(text, newline=""),
+            file,
             delimiter=delimiter,
             quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
             strict=True,
         )
         for row in reader:
             if row:
-                rows.append(row)
-                lines.append(start)
+                yield row, start
+                count += 1
             start = reader.line_num + 1
     except csv.Error as error:
         reason = "a quotation mark is opened here and never closed"
         if "expected after" in str(error):
             reason = "something follows a closing quotation mark"
         raise DataError(
-            f"{source}, row {len(rows)} (line {start}): {reason}; in a quoted field a "
+            f"{source}, row {count} (line {start}): {reason}; in a quoted field a "
             'quotation mark is written twice ("")'
         ) from None
     finally:
         csv.field_size_limit(limit)
-    first = 0 if width else 1  # a header is not counted as a row
-    _refuse_ragged(source, width or len(rows[0]), rows[first:], lines[first:])
-    return _Parsed(rows, lines)
 
 
-def _refuse_ragged(source: str, width: int, rows: Sequence[list[str]], lines: list[int]) -> None:
+def _with_header(source: str, parsed: _Parsed, options: ReadOptions, named: bool) -> Table:
+    """The rows as a table, the first of them as names if it is a header."""
+    if options.header is False:
+        return parsed.table(source, header=False)
+    table = parsed.table(source)
+    if options.header is None and not named and _looks_like_data(table):
+        table = parsed.table(source, header=False).noted(
+            "it has no header: the first line was read as a row."
+        )
+        if not content_tells(table):
+            raise DataError(
+                f"{source} has no header: its first line is {listed(parsed.rows[0])}; put a line "
+                "with the names of the columns on top, such as text and label"
+            )
+    return table
+
+
+def _without_nul(source: str, file: Iterable[str]) -> Iterator[str]:
+    for number, line in enumerate(file, 1):
+        if "\0" in line:
+            raise DataError(
+                f"{source}: a NUL byte in line {number}; it is no text file, or is damaged: save "
+                "it as UTF-8 text"
+            )
+        yield line
+
+
+def _refuse_ragged(
+    source: str, width: int, rows: Sequence[list[str]], lines: list[int], before: int = 0
+) -> None:
     bad = [index for index, row in enumerate(rows) if len(row) != width]
     if bad:
         first = bad[0]
         more = f" (and {len(bad) - 1} more such rows)" if len(bad) > 1 else ""
         raise DataError(
-            f"{source}, row {first + 1} (line {lines[first]}): {_columns(len(rows[first]))} where "
-            f"{width} are expected{more}; put quotation marks around texts that contain the "
-            "separator, or mend the row"
+            f"{source}, row {before + first + 1} (line {lines[first]}): "
+            f"{_columns(len(rows[first]))} where {width} are expected{more}; put quotation marks "
+            "around texts that contain the separator, or mend the row"
         )
 
 

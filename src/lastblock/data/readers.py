@@ -24,13 +24,13 @@ from lastblock.data.examples import Examples
 from lastblock.data.table import Table, concatenate, listed, refuse_empty, to_examples, to_texts
 from lastblock.errors import DataError
 
-_DELIMITED = (".csv", ".tsv", ".tab")
-_JSON_LINES = (".jsonl", ".ndjson")
-_BINARY = {".parquet": "Parquet", ".arrow": "Arrow", ".feather": "Arrow", ".ipc": "Arrow"}
-_TABLES = (*_DELIMITED, *_JSON_LINES, ".json", *_BINARY)
+DELIMITED = (".csv", ".tsv", ".tab")
+JSON_LINES = (".jsonl", ".ndjson")
+BINARY = {".parquet": "Parquet", ".arrow": "Arrow", ".feather": "Arrow", ".ipc": "Arrow"}
+_TABLES = (*DELIMITED, *JSON_LINES, ".json", *BINARY)
 _PACKED = (".gz", ".zst")
 _BINARY_MARKS = (b"PAR1", b"ARROW1", b"\xff\xff\xff\xff")  # the last: an Arrow stream
-_GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 _DEFAULTS = ReadOptions()
 
 
@@ -77,7 +77,7 @@ def read_texts(
     """
     for_tables = (text_column, options.delimiter, options.header, options.quoting)
     is_table = any(option is not None for option in for_tables)
-    if is_table or _suffix(Path(path)) in _TABLES or os.path.isdir(path):
+    if is_table or suffix_of(Path(path)) in _TABLES or os.path.isdir(path):
         return to_texts(read_table(path, options, named=text_column is not None), text_column)
     source = _name(path)
     text, notes = decode(source, _read_bytes(Path(path)), options.encoding)
@@ -143,15 +143,15 @@ def read_table(path: str | Path, options: ReadOptions = _DEFAULTS, *, named: boo
 
 
 def _read_file(path: Path, options: ReadOptions, named: bool) -> Table:
-    source, suffix = _name(path), _suffix(path)
+    source, suffix = _name(path), suffix_of(path)
     data = _read_bytes(path)
-    if suffix in _BINARY or data.startswith(_BINARY_MARKS):
+    if suffix in BINARY or data.startswith(_BINARY_MARKS):
         return _read_binary(source, data)
     text, notes = decode(source, data, options.encoding)
     start = text.lstrip()[:1]
     if suffix == ".json" or (not suffix and start and start in "[{"):
         table = _read_json(source, text)
-    elif suffix in _JSON_LINES or (suffix not in _DELIMITED and start == "{"):
+    elif suffix in JSON_LINES or (suffix not in DELIMITED and start == "{"):
         table = _read_json_lines(source, text)
     else:
         tabs, commas = suffix in (".tsv", ".tab"), suffix == ".csv"
@@ -171,7 +171,8 @@ def _name(path: str | Path) -> str:
     return "standard input" if str(path) == "-" else str(path)
 
 
-def _suffix(path: Path) -> str:
+def suffix_of(path: Path) -> str:
+    """The last suffix in lower case, not counting that of a packed file."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
     if suffixes and suffixes[-1] in _PACKED:
         suffixes.pop()
@@ -194,7 +195,7 @@ def _read_bytes(path: Path) -> bytes:
             raise DataError(
                 f"{path}: cannot be read ({reason}); check name and permissions"
             ) from None
-    if data.startswith(_GZIP):
+    if data.startswith(GZIP):
         return _unpack_gzip(_name(path), data)
     return _unpack_zstd(_name(path), data) if data.startswith(_ZSTD) else data
 
@@ -257,15 +258,10 @@ def _read_json_lines(source: str, text: str) -> Table:
     records, lines = [], []
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
-            record = _parse_json(f"{source}, line {number}", line)
-            if not isinstance(record, dict):
-                raise DataError(
-                    f"{source}, line {number}: holds {_kind(record)}, not an object; "
-                    'write one object a line, such as {"text": ..., "label": ...}'
-                )
+            record = parse_object(f"{source}, line {number}", line)
             records.append(record)
             lines.append(number)
-    return _of_records(source, records, lambda row: f"{row + 1} (line {lines[row]})")
+    return table_of_records(source, records, lambda row: f"{row + 1} (line {lines[row]})")
 
 
 def _read_json(source: str, text: str) -> Table:
@@ -288,6 +284,17 @@ def _read_json(source: str, text: str) -> Table:
     raise DataError(f"{source} is not JSON; write a list of objects with text and label")
 
 
+def parse_object(where: str, line: str) -> dict[str, Any]:
+    """One line of JSON Lines; ``where`` says which, in messages."""
+    record = _parse_json(where, line)
+    if not isinstance(record, dict):
+        raise DataError(
+            f"{where}: holds {_kind(record)}, not an object; "
+            'write one object a line, such as {"text": ..., "label": ...}'
+        )
+    return record
+
+
 def _parse_json(where: str, text: str) -> Any:
     try:
         return json.loads(text)
@@ -302,7 +309,7 @@ def _parse_json(where: str, text: str) -> Any:
         raise DataError(f"{where}: JSON nested too deeply; write flat objects") from None
 
 
-def _of_records(source: str, records: Sequence[Any], place: Any = _row) -> Table:
+def table_of_records(source: str, records: Sequence[Any], place: Any = _row) -> Table:
     """Columns of objects; what an object lacks is missing."""
     names = list(dict.fromkeys(name for record in records for name in record))
     cells: list[Sequence[Any]] = [[record.get(name) for record in records] for name in names]
@@ -324,7 +331,7 @@ def _table_of(data: Any, source: str) -> Table:
         return Table(source, [*map(str, data)], [*data.values()], _row)
     if isinstance(data, list | tuple) and data:
         if all(isinstance(record, dict) for record in data):
-            return _of_records(source, data)
+            return table_of_records(source, data)
         if all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in data):
             return Table(source, ["text", "label"], [*zip(*data, strict=True)], _row)
     raise DataError(
@@ -352,7 +359,7 @@ def _read_folder(path: Path, options: ReadOptions, named: bool) -> Table:
     if (path / "state.json").is_file() and (path / "dataset_info.json").is_file():
         return _read_saved_dataset(path)
     folders = [entry for entry in entries if entry.is_dir()]
-    tables = [entry for entry in entries if _suffix(entry) in _TABLES and entry.is_file()]
+    tables = [entry for entry in entries if suffix_of(entry) in _TABLES and entry.is_file()]
     if folders and not tables:
         return _read_class_folders(path, folders, options)
     if tables and not folders:
