@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from lastblock.config import DataConfig, RunConfig, TrainConfig
@@ -59,9 +60,40 @@ def test_by_group(data: Path) -> None:
     assert sum(map(len, sides)) == len(set.union(*sides)) == 12
 
 
-def test_by_hash_and_near_duplicates(data: Path) -> None:
+def test_by_hash(data: Path) -> None:
     assert sum(map(len, rows(parts_of(data, split="hash")))) == 60
-    assert sum(map(len, rows(parts_of(data, keep_together="near")))) == 60
+
+
+def test_near_duplicates_stay_on_one_side_unless_told_otherwise(tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    stems = [" ".join(f"{word:04x}" for word in rng.integers(0, 16**4, 12)) for _ in range(40)]
+    lines = [
+        f"{stem} ending{letter},{'xy'[i % 2]}" for i, stem in enumerate(stems) for letter in "ab"
+    ]
+    path = tmp_path / "data.csv"
+    path.write_text("\n".join(["text,label", *lines]) + "\n")
+
+    def sides(**options: Any) -> list[set[str]]:
+        return [
+            {text.split(" ending")[0] for text in p.texts}
+            for p in parts_of(path, **options).values()
+        ]
+
+    assert sum(map(len, sides())) == len(stems)
+    assert sum(map(len, sides(split="stratified"))) == len(stems)
+    assert sum(map(len, sides(keep_together="equal"))) > len(stems)
+
+
+def test_a_class_that_cannot_be_tested_is_said(tmp_path: Path) -> None:
+    alike = "the same long text with but one letter that is another and it is"
+    lines = [f"{alike} {letter},x" for letter in "abcdefghij"]
+    lines += [f"{letter * 20} end,y" for letter in "abcdefghij"]
+    path = tmp_path / "data.csv"
+    path.write_text("\n".join(["text,label", *lines]) + "\n")
+    said = Said()
+    run = RunConfig(data=DataConfig(data=str(path)))
+    split(read(run.data, said)[0], run, DATA_RULES["auto"], said)
+    assert any("not in the test part, so not scored: 'x'" in line for line in said.lines)
 
 
 def test_as_before(data: Path, tmp_path: Path) -> None:

@@ -127,7 +127,7 @@ class DataConfig(ReadOptions):
     keep_together: KeepTogether | None = _setting(
         None,
         "Texts that stay on one side of the split: equal ones (but for case, digits, punctuation), "
-        "or near duplicates too.",
+        "or near duplicates too; the recipe's own choice (auto: near) if not given.",
     )
 
     def __post_init__(self) -> None:

@@ -43,6 +43,7 @@ from lastblock.data.split import (
     time_split,
 )
 from lastblock.data.survey import survey
+from lastblock.data.table import listed
 from lastblock.decision import Decision
 from lastblock.errors import ConfigError
 from lastblock.estimator import TextClassifier
@@ -164,6 +165,12 @@ def split(examples: Examples, config: RunConfig, rules: DataRules, progress: Pro
     parts = _draw(examples, config.data, rules, seed, progress)
     sizes = " / ".join(f"{len(part):,}" for part in parts.values())
     progress.say(f"split into train / validation / test: {sizes}")
+    untested = sorted({*map(str, parts["train"].labels)} - {*map(str, parts["test"].labels)})
+    if untested:
+        progress.say(
+            f"warning: not in the test part, so not scored: {listed(untested)}; their texts are "
+            "too few, or too much alike (--keep-together equal parts near duplicates)"
+        )
     return parts
 
 
@@ -201,7 +208,7 @@ def _draw(
             examples.labels,
             fraction=fraction,
             seed=seed,
-            groups=_groups(examples, data),
+            groups=_groups(examples, data, rules),
         )
         drawn = {"train": examples.take(kept), missing: examples.take(held)}
     else:
@@ -213,27 +220,27 @@ def _draw(
 
 def _split_rows(examples: Examples, data: DataConfig, rules: DataRules, seed: int) -> Split:
     fractions = (FRACTIONS["train"], FRACTIONS["validation"], FRACTIONS["test"])
-    groups = _groups(examples, data)
     if data.time_column is not None:
         return time_split(examples.columns[data.time_column], fractions=fractions)
     if data.split == "hash":
-        of = groups[0] if groups else None
+        of = None if data.group_column is None else examples.columns[data.group_column]
         return hash_split(examples.texts, fractions=fractions, seed=seed, groups=of)
     if data.split not in (None, "stratified"):
         return read_split(str(data.split), examples)
-    if rules.keep_equal_texts_together or data.split == "stratified":
+    if rules.keep_together or data.split == "stratified":
+        groups = _groups(examples, data, rules)
         return stratified_split(
             examples.texts, examples.labels, fractions=fractions, seed=seed, groups=groups
         )
     return shuffled_split(len(examples), seed=seed)
 
 
-def _groups(examples: Examples, data: DataConfig) -> list[Sequence[Any]]:
+def _groups(examples: Examples, data: DataConfig, rules: DataRules) -> list[Sequence[Any]]:
     """What must stay on one side of a split besides equal texts."""
     groups: list[Sequence[Any]] = []
     if data.group_column is not None:
         groups.append(examples.columns[data.group_column])
-    if data.keep_together == "near":
+    if (data.keep_together or rules.keep_together) == "near":
         groups.append(near_duplicate_groups([*map(normalise, examples.texts)]).tolist())
     return groups
 
@@ -255,7 +262,7 @@ def _check_split(data: DataConfig, given: Parts, rules: DataRules) -> None:
     if len(asked) == 2 and data.split == "hash" and data.keep_together is not None:
         raise ConfigError("--split hash keeps equal texts together, no others; leave one out")
     grouped = data.group_column is not None or data.keep_together is not None
-    if grouped and not rules.keep_equal_texts_together and data.split is None and not given:
+    if grouped and not rules.keep_together and data.split is None and not given:
         raise ConfigError(
             f"{asked[0]}: this recipe shuffles rows one by one; add --split stratified"
         )

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lastblock.config import Balance, ModelConfig, Settings, TrainConfig
+from lastblock.config import Balance, KeepTogether, ModelConfig, Settings, TrainConfig
 from lastblock.decoder.config import DecoderConfig
 from lastblock.errors import ConfigError
 from lastblock.runtime import faster_dtype
@@ -22,15 +22,18 @@ AUTO_MAX_LENGTH = 512
 
 @dataclass(frozen=True)
 class DataRules:
-    """What a recipe does to the data before training."""
+    """What a recipe does to the data before training.
+
+    ``keep_together``: texts that stay on one side of the split; None: rows are shuffled one by one.
+    """
 
     balance: Balance
-    keep_equal_texts_together: bool
+    keep_together: KeepTogether | None
 
 
 DATA_RULES = {
-    "auto": DataRules(balance="none", keep_equal_texts_together=True),
-    "chapter6": DataRules(balance="undersample", keep_equal_texts_together=False),
+    "auto": DataRules(balance="none", keep_together="near"),
+    "chapter6": DataRules(balance="undersample", keep_together=None),
 }
 
 

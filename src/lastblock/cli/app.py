@@ -15,7 +15,9 @@ from lastblock.cli.explain import explain
 from lastblock.cli.inspect import inspect
 from lastblock.cli.models import models
 from lastblock.cli.predict import predict
+from lastblock.cli.review import review
 from lastblock.cli.serve import serve
+from lastblock.cli.suggest import suggest
 from lastblock.cli.train import train
 
 app = typer.Typer(
@@ -57,6 +59,8 @@ verbs = (
     predict,
     explain,
     inspect,
+    review,
+    suggest,
     datasets,
     models,
     cache,

@@ -27,6 +27,7 @@ _MARKS = {
 }
 _MOST_FIELD = 2**31 - 1
 _HEAD = 1 << 20  # characters of a large file that tell what it is like
+_PIECE = 1 << 20
 
 
 def decode(source: str, data: bytes, encoding: str | None = None) -> tuple[str, list[str]]:
@@ -212,7 +213,7 @@ def _find_delimiter(text: str, tabs: bool) -> str:
     """Tab by the file's name; else what separates the header into most columns, comma first."""
     if tabs:
         return "\t"
-    header = io.StringIO(text.lstrip("\r\n"), newline="").readline()
+    header = next((line for line in _lines(text) if line.strip("\r\n")), "")
     return max(",\t;|", key=lambda delimiter: len(header.split(delimiter)))
 
 
@@ -242,6 +243,18 @@ def _parse_tabbed(source: str, text: str) -> _Parsed:
     return replace(quoted, note="quotation marks around a field were taken off, as in CSV.")
 
 
+def _lines(text: str) -> Iterator[str]:
+    """The lines with their ends, of any kind.
+
+    In pieces, since a StringIO holds what it is given once more, in four bytes a character.
+    """
+    start = 0
+    while start < len(text):
+        end = text.find("\n", start + _PIECE) + 1 or len(text)
+        yield from io.StringIO(text[start:end], newline="")
+        start = end
+
+
 def _try_parse(source: str, text: str, *, quoted: bool) -> _Parsed | DataError:
     try:
         return _parse(source, text, "\t", quoted=quoted)
@@ -253,7 +266,7 @@ def _parse(
     source: str, text: str, delimiter: str, *, quoted: bool, width: int | None = None
 ) -> _Parsed:
     """All rows that are not blank lines; each as long as the first, or ``width`` columns long."""
-    records = list(_records(source, io.StringIO(text, newline=""), delimiter, quoted=quoted))
+    records = list(_records(source, _lines(text), delimiter, quoted=quoted))
     rows, lines = [row for row, _ in records], [line for _, line in records]
     first = 0 if width else 1  # a header is not counted as a row
     _refuse_ragged(source, width or len(rows[0]), rows[first:], lines[first:])

@@ -316,7 +316,7 @@ def _labels(
 
 
 def _whole(table: Table, column: int, row: int, value: float | None) -> int | None:
-    if value is None or value == int(value):
+    if value is None or isinstance(value, int) or value.is_integer():
         return None if value is None else int(value)
     raise DataError(
         f"{table.source}, row {table.place(row)}, column {table.columns[column]!r}: label "

@@ -1,0 +1,74 @@
+"""``lastblock suggest``: which unlabelled texts are worth a label next."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lastblock.cli.options import Delimiter, Encoding, Header, Quoting, TextColumn, setting
+from lastblock.config import ReadOptions, TrainConfig
+
+
+def suggest(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of a saved model.")],
+    data: Annotated[
+        str,
+        typer.Argument(
+            metavar="DATA", help="Texts without labels, as predict --input takes them; - is a pipe."
+        ),
+    ],
+    n: Annotated[int, typer.Option("-n", metavar="N", min=1, help="Texts to suggest.")] = 100,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="File to write (.csv, .tsv or .jsonl), with a column label to fill in; train "
+            "takes it as it is then.",
+        ),
+    ] = None,
+    labelled: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Texts that have labels already: none is suggested."),
+    ] = None,
+    text_column: TextColumn = None,
+    encoding: Encoding = None,
+    delimiter: Delimiter = None,
+    header: Header = None,
+    quoting: Quoting = None,
+    seed: Annotated[int, setting(TrainConfig, "seed", "N")] = 123,
+) -> None:
+    """Choose texts to label next: the model is unsure of them, and they are unlike one another."""
+    from lastblock.cli.progress import make_progress
+    from lastblock.cli.tables import print_table
+    from lastblock.data.cleaning import check_target
+    from lastblock.data.readers import read_texts
+    from lastblock.data.survey import shorten
+
+    if output is not None:
+        check_target(output)
+    options = ReadOptions(encoding=encoding, delimiter=delimiter, header=header, quoting=quoting)
+    texts = read_texts(data, text_column=text_column, options=options)
+    known = [] if labelled is None else read_texts(labelled)
+
+    from lastblock.checkpoint import load
+    from lastblock.suggest import suggest, write_suggestions
+
+    chosen = suggest(load(model), texts, n, known=known, seed=seed, progress=make_progress())
+    if output is not None:
+        write_suggestions(chosen, output)
+        print(
+            f"{output}: {len(chosen):,} of {len(texts):,} texts; fill in label, add the rows to "
+            "those that the model was trained on, and train again",
+            file=sys.stderr,
+        )
+        return
+    print_table(
+        ["row", "predicted", "probability", "text"],
+        [[f"{s.row:,}", str(s.predicted), f"{s.probability:.3f}", shorten(s.text)] for s in chosen],
+        [0, 2],
+    )
