@@ -41,9 +41,9 @@ class Plan:
     texts: int = 256
     rounds: int = 3
     singles: int = 150
-    half: float = 45
+    half: float = 40
     soak: float = 120
-    overload: float = 15
+    overload: float = 20
     restart: float = 20
 
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,22 @@ def test_what_cannot_be_read_is_a_clear_refusal(
     assert error.error
     assert "secret \\" not in response.text
     assert "secret" not in caplog.text
+
+
+def test_a_wrong_type_is_named_without_the_types_of_the_code(client: TestClient) -> None:
+    error = client.post("/v1/predict", json={"texts": ["a", 5]}).json()["error"]
+    assert "body.texts.1: Input should be a valid string" in error
+    assert "constrained" not in error
+
+
+def test_long_work_ends_in_time(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    may_run = threading.Event()
+    with client_of(saved, max_seconds=0.2) as client:
+        monkeypatch.setattr(TextModel, "probabilities", lambda *_: may_run.wait(10) and None)
+        for path, body in (("predict", {"texts": ["a"] * 33}), ("explain", {"text": "a"})):
+            response = client.post(f"/v1/{path}", json=body)
+            assert (response.status_code, response.json()["code"]) == (503, "too_slow")
+        may_run.set()
 
 
 def test_a_body_without_a_length_is_counted_too(client: TestClient) -> None:

@@ -205,6 +205,26 @@ def test_a_queue_that_stays_full_is_kept_short_until_nobody_is_refused(
     asyncio.run(ask())
 
 
+def test_who_would_be_answered_too_late_is_refused_at_once() -> None:
+    model = Echo()
+
+    async def ask() -> None:
+        work = batcher(max_batch_tokens=6000)
+        work.start()
+        running = asyncio.create_task(work.run(model, [ids(9)]))
+        await asyncio.sleep(0.05)
+        waiting = asyncio.create_task(work.run(model, [ids(6000)]))
+        await asyncio.sleep(0)
+        with pytest.raises(Refusal) as refused:  # six of the ten seconds are taken
+            await work.run(model, [ids(9)])
+        assert refused.value.status == 429
+        model.may_run.set()
+        await asyncio.gather(running, waiting)
+        work.close()
+
+    asyncio.run(ask())
+
+
 def test_who_waits_too_long_gets_503_and_is_not_run() -> None:
     model = Echo()
 

@@ -75,6 +75,9 @@ def test_json_lines_keep_their_types(client: TestClient) -> None:
         (CSV, b"a,b\n1,2\n", "which column holds the texts?"),
         (CSV, b"a,a\n1,2\n", "same name"),
         (JSONL, b'{"text": "a"}\n{"text": \n', "row 2: is no JSON"),
+        (JSONL, b'{"text": "a", "n": NaN}\n', "row 1: is no JSON"),
+        (JSONL, b'{"text": "a"}\n{"text": "a", "prediction": 1}\n', "row 2: the answer adds"),
+        (CSV, b"text,predicted_label\na,b\n", "the answer adds 'predicted_label'; rename"),
         (JSONL, b'["text"]\n', "row 1: is no JSON object"),
         (JSONL, b'{"text": "a"}\n{"other": "b"}\n', "row 2, column 'text': is missing"),
         (JSONL, b'{"text": 5}\n', "row 1, column 'text': is missing or no string"),
@@ -112,6 +115,6 @@ def chunks() -> Iterator[bytes]:
 
 def test_a_large_file_is_read_in_parts() -> None:
     file = io.BytesIO(b"".join(chunks()))
-    upload = files.check(file, CSV, None, 100)
+    upload = files.check(file, CSV, None, 100, [])
     assert [len(part) for part in upload.parts(2)] == [2, 2, 1]
     assert upload.rows == 5

@@ -13,6 +13,7 @@ import itertools
 import json
 import logging
 import os
+import re
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from functools import partial
@@ -59,6 +60,7 @@ FILE_HEADERS = ("X-Rows", "X-Text-Column", "X-Model-Id")
 # Tokens are found beside the event loop from here on; for less the change of thread costs more.
 LONG_CHARACTERS = 4_000
 EXPLAIN_TOKENS = 8_192  # what an explanation may read in all; longer texts get coarser pieces
+TYPE_STEP = re.compile(r"str|int|constrained-str|list\[.*\]")
 # A report is one page with its style inside. It may do nothing else.
 REPORT_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; sandbox"
 
@@ -134,7 +136,7 @@ class Service:
         if len(texts) <= PART:
             return await self._predict_part(served, texts, bulk=False)
         predictions = []
-        with self.bulk.taken():
+        async with self._bulk_in_time():
             for start in range(0, len(texts), PART):
                 part = texts[start : start + PART]
                 predictions += await self._predict_part(served, part, bulk=True)
@@ -142,7 +144,7 @@ class Service:
 
     async def predict_rows(self, served: Served, upload: files.Upload) -> AsyncIterator[str]:
         """The rows of a file with their predictions, a part at a time."""
-        yield upload.header(served.model.class_names)
+        yield upload.header
         for rows in upload.parts(PART):
             texts = [row[upload.text_column] for row in rows]
             predictions = await self._predict_part(served, texts, bulk=True)
@@ -156,7 +158,7 @@ class Service:
             served.model.plan_explanation, text, budget=EXPLAIN_TOKENS, most_pairs=1
         )
         _, (tokens,) = await self._encode(served.model, [text])
-        with self.bulk.taken():
+        async with self._bulk_in_time():
             run = partial(self.batcher.run, served.model, bulk=True)
             rows = np.concatenate([await run(part) for part in _parts(sequences)])
         whole = rows[plan.everything]
@@ -176,6 +178,17 @@ class Service:
                 for w in found.words
             ],
         }
+
+    @asynccontextmanager
+    async def _bulk_in_time(self) -> AsyncIterator[None]:
+        seconds = self.config.max_seconds
+        try:
+            with self.bulk.taken():
+                async with asyncio.timeout(seconds):
+                    yield
+        except TimeoutError:
+            message = f"not done within {seconds:g} s; send less at once, or a file"
+            raise Refusal(503, "too_slow", message, retry_after=1) from None
 
     async def _warm_up(self, model: TextModel) -> None:
         # In the batcher's thread like every other text: each thread that computes brings helpers
@@ -299,8 +312,9 @@ def _add_api(app: FastAPI, service: Service) -> None:
         with ExitStack() as kept:
             kept.enter_context(service.uploads.taken())
             file = kept.enter_context(await files.receive(request.stream()))
+            most, classes = service.config.max_characters, served.model.class_names
             upload = await asyncio.to_thread(
-                files.check, file, media_type, text_column, service.config.max_characters
+                files.check, file, media_type, text_column, most, classes
             )
             work = _stream_file(service, served, upload, kept.pop_all())
             # The first part is made before the status goes out, so that it can be a refusal.
@@ -413,10 +427,11 @@ async def _answer_http(request: Request, error: Exception) -> Response:
 async def _answer_invalid(_: Request, error: Exception) -> Response:
     """What is wrong and where; not what was sent."""
     assert isinstance(error, RequestValidationError)
-    problems = [
-        f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}"
-        for problem in itertools.islice(error.errors(), 5)
-    ]
+    problems = []
+    for problem in itertools.islice(error.errors(), 5):
+        # Where a value may be one of several types, each type is a step of its own.
+        steps = [str(step) for step in problem["loc"] if not TYPE_STEP.fullmatch(str(step))]
+        problems.append(f"{'.'.join(steps)}: {problem['msg']}")
     message = "; ".join(problems).encode("utf-8", "replace").decode()
     return JSONResponse({"error": message, "code": "invalid"}, 422)
 

@@ -96,7 +96,7 @@ class Batcher:
         max_batch_tokens: tokens of a batch, filling included.
         max_waiting: single texts that may wait; those of bulk work are not counted, as whoever
             sends them waits for each part before sending the next.
-        max_seconds: that a request may wait and run.
+        max_seconds: that a request may wait and run; not for bulk work, which is as long as it is.
     """
 
     def __init__(self, *, max_batch_tokens: int, max_waiting: int, max_seconds: float) -> None:
@@ -131,13 +131,13 @@ class Batcher:
         """Probabilities (n, n_classes) in the sequences' order.
 
         Raises:
-            Refusal: 429 if too much waits already, 503 if it took too long.
+            Refusal: 429 if too much waits already, 503 if it took too long; neither for bulk work.
         """
         loop = asyncio.get_running_loop()
         request = _Request(loop.create_future(), [None] * len(sequences), len(sequences))
         self._enter(model, sequences, request, bulk)
         try:
-            async with asyncio.timeout(self._max_seconds):
+            async with asyncio.timeout(None if bulk else self._max_seconds):
                 await request.answer
         except TimeoutError:
             message = f"no answer within {self._max_seconds:g} s; try again later"
@@ -179,14 +179,14 @@ class Batcher:
         """Whether so many single texts more are too many just now."""
         if not self._singles:
             return False
-        if self._singles + more > self._max_waiting:
-            return True
         now = time.monotonic()
-        if self._overload_ends < now < self._calm + STANDING_SECONDS:
-            return False
         tokens = sum(len(item.ids) for item in self._waiting if not item.bulk)
-        is_full = tokens > OVERLOAD_SECONDS * self._tokens_a_second
-        if is_full:
+        overloaded = now < self._overload_ends or now > self._calm + STANDING_SECONDS
+        # Who waits for half the time that a request may take is let in to be answered too late.
+        most = OVERLOAD_SECONDS if overloaded else self._max_seconds / 2
+        too_long = tokens / self._tokens_a_second > most
+        is_full = too_long or self._singles + more > self._max_waiting
+        if overloaded and is_full:
             self._overload_ends = now + CALM_SECONDS
         return is_full
 

@@ -35,6 +35,7 @@ class Upload:
     media_type: str
     text_column: str
     columns: list[str]
+    added: list[str]
     rows: int
 
     def parts(self, size: int) -> Iterator[list[Row]]:
@@ -48,17 +49,15 @@ class Upload:
         if part:
             yield part
 
-    def header(self, classes: Sequence[str]) -> str:
+    @property
+    def header(self) -> str:
         """What stands before the first row."""
-        if self.media_type not in DELIMITERS:
-            return ""
-        added = ["predicted_label", "probability", *(f"probability_{c}" for c in classes)]
-        return self._line([*self.columns, *added])
+        return self._line([*self.columns, *self.added]) if self.media_type in DELIMITERS else ""
 
     def write(self, row: Row, prediction: Mapping[str, Any]) -> str:
         """A row with its prediction, as one line."""
         if self.media_type not in DELIMITERS:
-            return _json_line({**row, "prediction": prediction})
+            return _json_line({**row, self.added[0]: prediction})
         numbers = [prediction["probability"], *prediction["probabilities"].values()]
         written = [f"{number:.6f}" for number in numbers]
         return self._line([*row.values(), prediction["label"], *written])
@@ -94,23 +93,34 @@ async def receive(chunks: AsyncIterator[bytes]) -> IO[bytes]:
     return file
 
 
-def check(file: IO[bytes], media_type: str, text_column: str | None, max_characters: int) -> Upload:
-    """Read every row once.
+def check(
+    file: IO[bytes],
+    media_type: str,
+    text_column: str | None,
+    max_characters: int,
+    classes: Sequence[str],
+) -> Upload:
+    """Read every row once; ``classes`` name columns that the answer adds.
 
     Raises:
         Refusal: 422 that names the row and what is wrong with it.
     """
     columns: list[str] = []
+    added = ["prediction"]
+    if media_type in DELIMITERS:
+        added = ["predicted_label", "probability", *(f"probability_{c}" for c in classes)]
     column, count = "", 0
     for row in _rows(file, media_type):
         count += 1
         if not columns:
             columns = list(row)
             column = _find_column(columns, text_column)
+        if taken := row.keys() & added:
+            raise _bad(f"row {count}: the answer adds {min(taken)!r}; rename the one that is there")
         check_text(row.get(column), f"row {count}, column {column!r}", max_characters)
     if count == 0:
         raise _bad("the file holds no rows (CSV and TSV need a first line that names columns)")
-    return Upload(file, media_type, column, columns, count)
+    return Upload(file, media_type, column, columns, added, count)
 
 
 def check_text(text: Any, place: str, max_characters: int) -> None:
@@ -160,12 +170,16 @@ def _delimited_rows(text: IO[str], delimiter: str) -> Iterator[Row]:
 def _json_rows(text: IO[str]) -> Iterator[Row]:
     for number, line in enumerate(filter(str.strip, text), 1):
         try:
-            row = json.loads(line)
+            row = json.loads(line, parse_constant=_refuse_constant)
         except (ValueError, RecursionError):
             raise _bad(f"row {number}: is no JSON; give one object a line") from None
         if not isinstance(row, dict):
             raise _bad(f"row {number}: is no JSON object")
         yield row
+
+
+def _refuse_constant(_: str) -> None:
+    raise ValueError("NaN and infinities are no JSON")
 
 
 def _find_column(columns: Sequence[str], given: str | None) -> str:
