@@ -22,6 +22,7 @@ ORDER = [
     "wheels",
     "finetune",
     "review",
+    "learning_curve",
     "crossvalidation",
     "suggest",
     "estimator",

@@ -244,6 +244,18 @@ class RepeatConfig:
 
 
 @dataclass(frozen=True)
+class CurveConfig:
+    """How many training sizes a learning curve has, and how often each is drawn."""
+
+    points: int = _setting(6, "Training sizes, evenly spaced on a log scale.")
+    draws: int = _setting(3, "Times that each size is drawn, with a seed of its own.")
+
+    def __post_init__(self) -> None:
+        _require_at_least("points", self.points, 2)
+        _require_at_least("draws", self.draws, 1)
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """Everything ``finetune`` needs: data, model, training and where the result goes."""
 

@@ -6,8 +6,7 @@ Works with texts and labels in memory. Knows no files.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +18,7 @@ from lastblock.data.examples import Label, Rows
 from lastblock.data.split import folds as draw_folds
 from lastblock.estimator import TextClassifier
 from lastblock.evaluation import evaluate
-from lastblock.runtime import Progress, Silent
+from lastblock.runtime import Progress, Silent, TasksOnly
 
 # Where scores lie that do not lie from 0 to 1.
 BOUNDS = {"mcc": (-1.0, 1.0), "loss": (0.0, math.inf), "brier": (0.0, 2.0)}
@@ -68,7 +67,7 @@ def out_of_fold(
         DataError: texts or labels cannot be used.
     """
     progress = progress or Silent()
-    quiet = _TasksOnly(progress)
+    quiet = TasksOnly(progress)
     classes, numbers = np.unique(np.asarray(labels), return_inverse=True)
     probabilities = np.zeros((len(texts), len(classes)))
     fold = np.zeros(len(texts), np.int64)
@@ -108,7 +107,7 @@ def repeat(
     for i, seed in enumerate(seeds):
         progress.say(f"seed {seed}, {i + 1} of {len(seeds)}")
         again = clone(classifier).set_params(**chosen | {"random_state": seed})
-        again.fit(*train, validation=validation, progress=_TasksOnly(progress))
+        again.fit(*train, validation=validation, progress=TasksOnly(progress))
         truth, names = again.number(judge[1], judge[0]), again.model_.class_names
         yield evaluate(truth, again.predict_proba(judge[0]), names).to_dict()
 
@@ -139,18 +138,3 @@ def spread(scores: Sequence[Mapping[str, Any]], *, test_share: float = 0.0) -> d
         ci95 = [max(least, mean - reach * sd), min(most, mean + reach * sd)]
         found[name] = {"mean": mean, "sd": sd, "ci95": ci95, "values": values}
     return found
-
-
-class _TasksOnly:
-    """Progress without its sentences, which would be the same for every run."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-
-    def task(
-        self, name: str, total: int, unit: str = ""
-    ) -> AbstractContextManager[Callable[[int], None]]:
-        return self._progress.task(name, total, unit)
-
-    def say(self, line: str) -> None:
-        pass

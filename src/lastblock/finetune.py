@@ -268,7 +268,8 @@ def _check_split(data: DataConfig, given: Parts, rules: DataRules) -> None:
         )
 
 
-def _classifier(config: RunConfig) -> TextClassifier:
+def make_classifier(config: RunConfig) -> TextClassifier:
+    """The estimator that has a run's settings, not yet fitted."""
     model, train = config.model, config.train
     return TextClassifier(
         model.model,
@@ -289,7 +290,7 @@ def _classifier(config: RunConfig) -> TextClassifier:
 
 
 def _fit(config: RunConfig, parts: Parts, progress: Progress) -> TextClassifier:
-    return _classifier(config).fit(
+    return make_classifier(config).fit(
         *_columns(parts["train"]), validation=_validation(parts), progress=progress
     )
 
@@ -401,7 +402,7 @@ def _folds(
     ids = [part.row_ids() for part in parts.values() if part.source == examples.source]
     examples = examples.take(np.searchsorted(examples.row_ids(), np.sort(np.concatenate(ids))))
     found = out_of_fold(
-        _classifier(config),
+        make_classifier(config),
         *_columns(examples),
         folds=n,
         seed=config.train.seed,

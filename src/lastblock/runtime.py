@@ -47,6 +47,21 @@ class Silent:
         pass
 
 
+class TasksOnly:
+    """Progress without its sentences, for runs of which all say the same."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+
+    def task(
+        self, name: str, total: int, unit: str = ""
+    ) -> AbstractContextManager[Callable[[int], None]]:
+        return self._progress.task(name, total, unit)
+
+    def say(self, line: str) -> None:
+        pass
+
+
 def cache_folder() -> Path:
     """``LASTBLOCK_CACHE`` if set, else this platform's cache folder; not created here."""
     given = os.environ.get("LASTBLOCK_CACHE")

@@ -13,6 +13,7 @@ from lastblock.cli.demo import demo
 from lastblock.cli.evaluate import evaluate
 from lastblock.cli.explain import explain
 from lastblock.cli.inspect import inspect
+from lastblock.cli.learning_curve import learning_curve
 from lastblock.cli.models import models
 from lastblock.cli.predict import predict
 from lastblock.cli.review import review
@@ -54,6 +55,7 @@ def lastblock(
 verbs = (
     demo,
     train,
+    learning_curve,
     evaluate,
     compare,
     predict,

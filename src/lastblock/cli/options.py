@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import inspect
+from collections.abc import Callable
+from typing import Annotated, Any, get_type_hints
 
 import typer
 
@@ -25,3 +27,28 @@ Delimiter = Annotated[str | None, setting(DataConfig, "delimiter", "CHARACTER")]
 Header = Annotated[bool | None, setting(DataConfig, "header")]
 Quoting = Annotated[bool | None, setting(DataConfig, "quoting")]
 LabelSeparator = Annotated[str | None, setting(DataConfig, "label_separator", "TEXT")]
+
+
+def takes_options_of(other: Callable[..., Any]) -> Callable[[Callable[..., None]], Any]:
+    """Give a verb that ends in ``**options`` the parameters of another function, as its own.
+
+    Typer reads a verb's signature; so verbs that train share their options without writing each of
+    them down again.
+    """
+
+    def decorate(verb: Callable[..., None]) -> Callable[..., None]:
+        own = inspect.signature(verb).parameters.values()
+        parameters = [p for p in own if p.kind is not p.VAR_KEYWORD]
+        parameters += inspect.signature(other).parameters.values()
+        hints = {
+            name: hint
+            for function in (other, verb)
+            for name, hint in get_type_hints(function, include_extras=True).items()
+        }
+        verb.__annotations__ = {p.name: hints[p.name] for p in parameters}
+        verb.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+            [p.replace(kind=p.KEYWORD_ONLY, annotation=hints[p.name]) for p in parameters]
+        )
+        return verb
+
+    return decorate

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -16,6 +17,7 @@ from lastblock.cli.options import (
     Quoting,
     TextColumn,
     setting,
+    takes_options_of,
 )
 from lastblock.config import (
     DEFAULT_MODEL,
@@ -34,18 +36,8 @@ from lastblock.config import (
 from lastblock.errors import ConfigError
 
 
-def train(
+def configure(
     data: Annotated[str, typer.Argument(metavar="DATA", help=help_of(DataConfig, "data"))],
-    output: Annotated[
-        Path,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="FOLDER",
-            help="Folder for the model; an older lastblock model there is replaced.",
-            show_default=False,
-        ),
-    ],
     recipe: Annotated[Recipe, setting(TrainConfig, "recipe")] = "auto",
     model: Annotated[str, setting(ModelConfig, "model", "NAME|PATH")] = DEFAULT_MODEL,
     text_column: TextColumn = None,
@@ -73,20 +65,15 @@ def train(
     pooling: Annotated[Pooling | None, setting(ModelConfig, "pooling")] = None,
     max_length: Annotated[int | None, setting(ModelConfig, "max_length", "N")] = None,
     dtype: Annotated[DType, setting(ModelConfig, "dtype")] = "auto",
-    folds: Annotated[int | None, setting(RepeatConfig, "folds", "N")] = None,
-    seeds: Annotated[int | None, setting(RepeatConfig, "seeds", "N")] = None,
     cache_size: Annotated[float | None, setting(RunConfig, "cache_size", "GB")] = None,
     no_cache: Annotated[
         bool, typer.Option("--no-cache", help="The same as --cache-size 0.")
     ] = False,
-) -> None:
-    """Train a classifier on labelled texts and save it with its report.
-
-    What is not given is chosen by the recipe.
-    """
+) -> RunConfig:
+    """What to read and how to train: the options that every verb has that trains."""
     if no_cache and cache_size:
         raise ConfigError("--no-cache and --cache-size exclude each other; give one")
-    config = RunConfig(
+    return RunConfig(
         data=DataConfig(
             data=data,
             text_column=text_column,
@@ -121,11 +108,32 @@ def train(
             weight_decay=weight_decay,
             calibrate=calibrate,
         ),
-        repeat=RepeatConfig(folds=folds, seeds=seeds),
-        output=str(output),
         cache_size=0 if no_cache else cache_size,
     )
-    run(config)
+
+
+@takes_options_of(configure)
+def train(
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FOLDER",
+            help="Folder for the model; an older lastblock model there is replaced.",
+            show_default=False,
+        ),
+    ],
+    folds: Annotated[int | None, setting(RepeatConfig, "folds", "N")] = None,
+    seeds: Annotated[int | None, setting(RepeatConfig, "seeds", "N")] = None,
+    **options: Any,
+) -> None:
+    """Train a classifier on labelled texts and save it with its report.
+
+    What is not given is chosen by the recipe.
+    """
+    repeat = RepeatConfig(folds=folds, seeds=seeds)
+    run(replace(configure(**options), repeat=repeat, output=str(output)))
     print(f'\nTry it: lastblock predict {output} "some text"')
 
 
