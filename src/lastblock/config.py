@@ -18,6 +18,7 @@ from lastblock.errors import ConfigError
 
 Recipe = Literal["auto", "chapter6"]
 Pooling = Literal["last", "mean", "first", "padded"]
+SearchMetric = Literal["loss", "accuracy", "macro_f1"]
 Balance = Literal["none", "undersample"]
 KeepTogether = Literal["equal", "near"]
 DType = Literal["auto", "float32", "bfloat16"]
@@ -253,6 +254,24 @@ class CurveConfig:
     def __post_init__(self) -> None:
         _require_at_least("points", self.points, 2)
         _require_at_least("draws", self.draws, 1)
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """How long better settings are searched for, and what better means."""
+
+    trials: int = _setting(30, "Settings to try, those of an interrupted search counted in.")
+    timeout: float | None = _setting(
+        None, "Seconds after which no other settings are tried; no limit if not given."
+    )
+    folds: int = _setting(3, "Folds of the training part that settings are judged on.")
+    metric: SearchMetric = _setting("loss", "What the best settings have the best of.")
+
+    def __post_init__(self) -> None:
+        _require_at_least("trials", self.trials, 1)
+        _require_at_least("folds", self.folds, 2)
+        _require_at_least("timeout", self.timeout, 0)
+        _require_choice("metric", self.metric, SearchMetric)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ Works with texts and labels in memory. Knows no files.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,9 +39,8 @@ class OutOfFold:
     def scores(self, labels: Sequence[Label]) -> list[dict[str, Any]]:
         """``evaluate`` of each fold, given all labels (n,)."""
         truth = np.searchsorted(self.classes, np.asarray(labels))
-        names = [str(name) for name in self.classes.tolist()]
         each = (self.fold == i for i in range(self.fold.max() + 1))
-        return [evaluate(truth[rows], self.probabilities[rows], names).to_dict() for rows in each]
+        return [_scores(truth[rows], self.probabilities[rows], self.classes) for rows in each]
 
 
 def out_of_fold(
@@ -52,6 +51,7 @@ def out_of_fold(
     folds: int = 5,
     seed: int = 123,
     groups: Sequence[Sequence[Hashable]] = (),
+    after_fold: Callable[[int, dict[str, Any]], None] | None = None,
     progress: Progress | None = None,
 ) -> OutOfFold:
     """Fit a clone of ``classifier`` for each fold, on all other folds.
@@ -61,6 +61,8 @@ def out_of_fold(
 
     What the recipe chooses is chosen once, by the first fold's fit from its own training texts,
     and kept for the others: so all are judged with the same settings.
+
+    ``after_fold`` is called with each fold's number and scores; what it raises ends the rest.
 
     Raises:
         ConfigError: a setting does not fit, or there are fewer different texts than folds.
@@ -83,9 +85,18 @@ def out_of_fold(
         columns = np.searchsorted(classes, fitted.classes_)
         probabilities[np.ix_(test, columns)] = fitted.predict_proba(held_out)
         fold[test] = i
+        if after_fold is not None:
+            after_fold(i, _scores(numbers[test], probabilities[test], classes))
         if i == 0:
             classifier = clone(classifier).set_params(**fitted.resolved_params())
     return OutOfFold(probabilities, fold, classes)
+
+
+def _scores(
+    truth: Rows, probabilities: npt.NDArray[np.float64], classes: npt.NDArray[Any]
+) -> dict[str, Any]:
+    names = [str(name) for name in classes.tolist()]
+    return evaluate(truth, probabilities, names).to_dict()
 
 
 def repeat(

@@ -208,7 +208,7 @@ def _draw(
             examples.labels,
             fraction=fraction,
             seed=seed,
-            groups=_groups(examples, data, rules),
+            groups=groups_of(examples, data, rules),
         )
         drawn = {"train": examples.take(kept), missing: examples.take(held)}
     else:
@@ -228,14 +228,14 @@ def _split_rows(examples: Examples, data: DataConfig, rules: DataRules, seed: in
     if data.split not in (None, "stratified"):
         return read_split(str(data.split), examples)
     if rules.keep_together or data.split == "stratified":
-        groups = _groups(examples, data, rules)
+        groups = groups_of(examples, data, rules)
         return stratified_split(
             examples.texts, examples.labels, fractions=fractions, seed=seed, groups=groups
         )
     return shuffled_split(len(examples), seed=seed)
 
 
-def _groups(examples: Examples, data: DataConfig, rules: DataRules) -> list[Sequence[Any]]:
+def groups_of(examples: Examples, data: DataConfig, rules: DataRules) -> list[Sequence[Any]]:
     """What must stay on one side of a split besides equal texts."""
     groups: list[Sequence[Any]] = []
     if data.group_column is not None:
@@ -406,7 +406,7 @@ def _folds(
         *_columns(examples),
         folds=n,
         seed=config.train.seed,
-        groups=_groups(examples, config.data),
+        groups=groups_of(examples, config.data, DATA_RULES[config.train.recipe]),
         progress=progress,
     )
     metrics = spread(found.scores(examples.labels), test_share=1 / (n - 1))

@@ -50,7 +50,7 @@ def learning_curve(
     parts = split(examples, config, DATA_RULES[config.train.recipe], progress)
     if not len(parts["test"]):
         raise DataError(f"{examples.source}: no row is left to test on; give --test FILE")
-    learn_from = _joined(parts["train"], parts["validation"])
+    learn_from = parts["train"].joined_with(parts["validation"])
     sizes = spaced_sizes(len(learn_from), len(set(learn_from.labels)), curve.points)
     points = []
     for draw in range(curve.draws):
@@ -153,10 +153,6 @@ def _more_labels(n: int, reached: float, per_doubling: dict[str, Any]) -> str:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
-
-
-def _joined(first: Examples, second: Examples) -> Examples:
-    return Examples(first.texts + second.texts, first.labels + second.labels, first.source)
 
 
 def _judge(

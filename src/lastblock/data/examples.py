@@ -58,6 +58,16 @@ class Examples:
             taken if self.rows is None else self.rows[taken],
         )
 
+    def joined_with(self, other: Examples) -> Examples:
+        """These examples and then the other ones, with the columns that both have."""
+        columns = {
+            name: [*self.columns[name], *other.columns[name]]
+            for name in self.columns.keys() & other.columns.keys()
+        }
+        return Examples(
+            self.texts + other.texts, self.labels + other.labels, self.source, self.notes, columns
+        )
+
     def row_ids(self) -> Rows:
         """The row of the source (from 0) that each example is."""
         return np.arange(len(self)) if self.rows is None else self.rows
