@@ -60,13 +60,13 @@ $(CORE): pyproject.toml constraints.txt
 
 $(DEV): pyproject.toml constraints.txt
 	test -x $(VENV)/bin/pip || $(PYTHON) -m venv --clear $(VENV)
-	$(INSTALL) -e '.[dev,serve]'
+	$(INSTALL) -e '.[dev,search,serve]'
 	@touch $@ $(CORE)
 
 $(BROWSER): $(DEV)
 	@command -v npm > /dev/null || { echo "test-browser needs npm, to fetch axe-core from its \
 	registry: install Node.js (Debian: apt-get install npm)" >&2; exit 1; }
-	$(INSTALL) -e '.[dev,serve,browser]'
+	$(INSTALL) -e '.[dev,search,serve,browser]'
 	npm install --silent --no-audit --no-fund --prefix .cache/axe axe-core@4.14.1
 	@touch $@
 

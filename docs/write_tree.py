@@ -23,6 +23,7 @@ ORDER = [
     "finetune",
     "review",
     "learning_curve",
+    "search",
     "crossvalidation",
     "suggest",
     "estimator",

@@ -93,5 +93,5 @@ def test_repeats_that_cannot_be_are_refused(pretrained: Path, tmp_path: Path) ->
         RepeatConfig(seeds=0)
     with pytest.raises(ConfigError, match="--folds and --time-column exclude each other"):
         RunConfig(data=DataConfig(data="x", time_column="t"), repeat=RepeatConfig(folds=3))
-    with pytest.raises(ConfigError, match="61 folds of 57 different texts"):
+    with pytest.raises(ConfigError, match=r"61 folds of \d+ different texts"):
         finetune(config(pretrained, tmp_path, folds=61))

@@ -17,6 +17,7 @@ from lastblock.cli.learning_curve import learning_curve
 from lastblock.cli.models import models
 from lastblock.cli.predict import predict
 from lastblock.cli.review import review
+from lastblock.cli.search import search
 from lastblock.cli.serve import serve
 from lastblock.cli.suggest import suggest
 from lastblock.cli.train import train
@@ -56,6 +57,7 @@ verbs = (
     demo,
     train,
     learning_curve,
+    search,
     evaluate,
     compare,
     predict,
