@@ -27,6 +27,7 @@ ORDER = [
     "crossvalidation",
     "suggest",
     "estimator",
+    "embedder",
     "data",
     "tokenization",
     "decoder",

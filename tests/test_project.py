@@ -20,13 +20,20 @@ def run_python(code: str) -> str:
 
 
 def test_public_names_are_these() -> None:
-    assert lastblock.__all__ == ["TextClassifier", "__version__", "finetune", "load"]
+    assert lastblock.__all__ == [
+        "TextClassifier",
+        "TextEmbedder",
+        "__version__",
+        "finetune",
+        "load",
+    ]
     assert dir(lastblock) == lastblock.__all__
 
 
 def test_public_names_resolve() -> None:
     assert lastblock.__version__ == "0.1.0"
     assert inspect.isclass(lastblock.TextClassifier)
+    assert inspect.isclass(lastblock.TextEmbedder)
     assert callable(lastblock.load)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = lastblock.nothing

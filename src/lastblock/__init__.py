@@ -21,12 +21,13 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 if TYPE_CHECKING:
     from lastblock.checkpoint import load as load
+    from lastblock.embedder import TextEmbedder as TextEmbedder
     from lastblock.estimator import TextClassifier as TextClassifier
     from lastblock.finetune import finetune as finetune
 
     __version__: str
 
-__all__ = ["TextClassifier", "__version__", "finetune", "load"]
+__all__ = ["TextClassifier", "TextEmbedder", "__version__", "finetune", "load"]
 
 
 def __getattr__(name: str) -> Any:
@@ -38,6 +39,10 @@ def __getattr__(name: str) -> Any:
         from lastblock.estimator import TextClassifier
 
         return TextClassifier
+    if name == "TextEmbedder":
+        from lastblock.embedder import TextEmbedder
+
+        return TextEmbedder
     if name == "load":
         from lastblock.checkpoint import load
 
