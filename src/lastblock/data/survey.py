@@ -387,13 +387,14 @@ def _near_duplicates(folded: Sequence[str]) -> Iterable[Finding]:
     _, leaders = np.unique(groups, return_index=True)
     near = sorted(set(range(len(texts))) - set(leaders.tolist()))
     if near:
-        shown = [f"{texts[leaders[groups[i]]]}  ~  {texts[i]}" for i in near[:1]]
+        pairs = [(texts[leaders[groups[i]]], texts[i]) for i in near[:_MOST_SHOWN]]
         message = (
             f"{_rows(len(near), 'repeat', 'more nearly')} another text (four fifths of their "
             "5-character pieces are the same)"
         )
         found = _finding("near_duplicates", "warning", [rows[i] for i in near], message)
-        yield dataclasses.replace(found, examples=[text[:160] for text in shown])
+        shown = [f"{shorten(one)}  ~  {shorten(other)}" for one, other in pairs]
+        yield dataclasses.replace(found, examples=shown)
 
 
 def _conflicts(examples: Examples, folded: Sequence[str]) -> Iterable[Finding]:
