@@ -4,7 +4,7 @@ The messages are synthetic: words drawn by Zipf's law, about a hundred character
 twenty repeats an earlier one, one in twenty differs from an earlier one by a word. Processor time,
 which other work on the machine changes little, and wall-clock time are both given.
 
-    python benchmarks/inspect.py [--rows N] [--near N ...] [--write FILE]
+    python benchmarks/data.py [--rows N] [--near N ...] [--write FILE]
 """
 
 from __future__ import annotations
