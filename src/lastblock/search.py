@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from sklearn.base import clone
 
+from lastblock import checkpoint
 from lastblock.config import ModelConfig, RunConfig, SearchConfig, TrainConfig
 from lastblock.crossvalidation import out_of_fold
 from lastblock.data.examples import Examples
@@ -60,8 +61,10 @@ def search(
         ConfigError: the folder holds a search on other data or with other settings.
         LastblockError: with one line that says what, where and what to do.
         MissingExtraError: Optuna is not installed.
+        SavedModelError: the place of the model holds something else.
     """
     _check_optuna()
+    checkpoint.check_target(folder / MODEL)
     progress, started = progress or Silent(), time.monotonic()
     rules = DATA_RULES[config.train.recipe]
     examples, _ = read(config.data, progress)

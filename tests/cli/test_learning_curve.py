@@ -27,3 +27,5 @@ def test_prints_and_saves_the_curve(
     assert saved["answer"] in said.replace("\n", " ")
     assert run(["learning-curve", *arguments, "--points", "1"]) == 2
     assert "--points is 1" in capsys.readouterr().err
+    assert run(["learning-curve", *arguments, "-o", str(data)]) == 2
+    assert "data.csv is a file; name a folder" in capsys.readouterr().err

@@ -21,6 +21,13 @@ def check_output(path: Path, option: str = "--output") -> None:
         raise ConfigError(f"{option} {path}: there is no folder {path.parent}; make it first")
 
 
+def make_folder(path: Path, option: str = "--output") -> None:
+    """Make a folder for results, if it is not there, before the work is done."""
+    if path.exists() and not path.is_dir():
+        raise ConfigError(f"{option} {path} is a file; name a folder")
+    path.mkdir(parents=True, exist_ok=True)
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[IO[str]]:
     """A text file that takes ``path``'s place when the block ends without an error."""

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from lastblock.cli.files import make_folder, replacing
 from lastblock.cli.options import setting, takes_options_of
 from lastblock.cli.train import configure
 from lastblock.config import CurveConfig
@@ -36,7 +37,7 @@ def learning_curve(
     """
     config, curve = configure(**options), CurveConfig(points=points, draws=draws)
     if output is not None:
-        output.mkdir(parents=True, exist_ok=True)
+        make_folder(output)
 
     from lastblock.cli.progress import make_progress
     from lastblock.learning_curve import learning_curve as measure
@@ -50,8 +51,6 @@ def learning_curve(
 
 
 def _save(found: Mapping[str, Any], folder: Path) -> None:
-    from lastblock.cli.files import replacing
-
     with replacing(folder / "learning-curve.json") as file:
         json.dump(found, file, ensure_ascii=False, indent=2)
 
@@ -59,10 +58,14 @@ def _save(found: Mapping[str, Any], folder: Path) -> None:
 def _print(found: Mapping[str, Any]) -> None:
     from lastblock.cli.tables import print_table
 
+    curves = found["curves"]
     rows = [
-        [f"{ours['n']:,}", *(f"{100 * of['mean']:.1f} % ± {100 * of['sd']:.1f}" for of in both)]
-        for both in zip(found["curves"]["ours"], found["curves"]["baseline"], strict=True)
-        for ours in both[:1]
+        [f"{ours['n']:,}", _mean_and_sd(ours), _mean_and_sd(baseline)]
+        for ours, baseline in zip(curves["ours"], curves["baseline"], strict=True)
     ]
     print_table(["labels", "accuracy ± sd", "TF-IDF"], rows, range(3))
     print(found["answer"])
+
+
+def _mean_and_sd(of: Mapping[str, float]) -> str:
+    return f"{100 * of['mean']:.1f} % ± {100 * of['sd']:.1f}"

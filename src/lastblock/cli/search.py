@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from lastblock.cli.files import make_folder, replacing
 from lastblock.cli.options import setting, takes_options_of
 from lastblock.cli.train import configure
 from lastblock.config import SearchConfig, SearchMetric
@@ -40,6 +41,7 @@ def search(
     """
     wanted = SearchConfig(trials=trials, timeout=timeout, folds=folds, metric=metric)
     config = configure(**options)
+    make_folder(output)
 
     from lastblock.cli.progress import make_progress
     from lastblock.search import search as look_for
@@ -51,8 +53,6 @@ def search(
 
 
 def _save(found: Mapping[str, Any], folder: Path) -> None:
-    from lastblock.cli.files import replacing
-
     with replacing(folder / "search.json") as file:
         json.dump(found, file, ensure_ascii=False, indent=2)
 
