@@ -7,66 +7,10 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 from huggingface_hub import ModelCard
+from reports import SETTINGS, full_report, history, report, scores
 
-from lastblock.evaluation import History, evaluate
+from lastblock.evaluation import History
 from lastblock.report import summary_table, write_report
-
-SETTINGS = {
-    "recipe": "auto",
-    "model": "smollm2-135m-instruct",
-    "depth": 20,
-    "trainable_blocks": 1,
-    "max_length": 512,
-    "learning_rate": 1e-3,
-    "keep_best": True,
-    "eval_steps": 60,
-    "eval_texts": 128,
-}
-SIZES = {"train": 140, "validation": 20, "test": 40}
-
-
-def _scores(names, n, seed, sharpness=2.0):
-    rng = np.random.default_rng(seed)
-    labels = rng.integers(0, len(names), size=n)
-    logits = rng.normal(size=(n, len(names)))
-    logits[np.arange(n), labels] += sharpness
-    odds = np.exp(logits)
-    return evaluate(labels, odds / odds.sum(axis=1, keepdims=True), names).to_dict()
-
-
-def _report(names=("ham", "spam"), sizes=SIZES, **more):
-    names = list(names)
-    splits = {part: _scores(names, n, n) for part, n in sizes.items()}
-    return {
-        "seconds": {"weights": 0.3, "train": 2.0, "total": 2.4},
-        "data": {
-            "source": "/home/someone/secret/messages.csv",
-            "rows": 200,
-            "classes": {name: 10 for name in names},
-            "duplicates": 7,
-            "conflicting": 2,
-            "test_texts_in_train": 3,
-            "notes": ["Two rows were skipped."],
-        },
-        "settings": SETTINGS,
-        "splits": splits,
-        "before_training": {p: _scores(names, n, 1, 0.0) for p, n in sizes.items()},
-        "baseline": {p: _scores(names, n, 2) for p, n in sizes.items() if p != "train"},
-        "tokens": 12_345,
-        **more,
-    }
-
-
-def _history(validation=True):
-    history = History()
-    for i in range(6):
-        loss = {"step": i, "examples_seen": 16 * (i + 1), "train_loss": 1 / (i + 1)}
-        history.losses.append({**loss, "validation_loss": 1.1 / (i + 1) if validation else None})
-    for i in range(2):
-        accuracy = {"epoch": i + 1, "step": 3 * (i + 1), "examples_seen": 48 * (i + 1)}
-        known = 0.8 + i / 10 if validation else None
-        history.accuracies.append({**accuracy, "train_accuracy": 0.9, "validation_accuracy": known})
-    return history
 
 
 class _Page(HTMLParser):
@@ -89,8 +33,8 @@ class _Page(HTMLParser):
         return " ".join(" ".join(self.words).split())
 
 
-def _write(folder, report=None, history=None):
-    write_report(folder, report or _report(), history or _history())
+def _write(folder, facts=None, seen=None):
+    write_report(folder, facts or report(), seen or history())
     card = (folder / "README.md").read_text(encoding="utf-8")
     page = (folder / "report.html").read_text(encoding="utf-8")
     return json.loads((folder / "report.json").read_text(encoding="utf-8")), card, page
@@ -107,22 +51,22 @@ def test_every_file_is_written_and_nothing_else(tmp_path):
 
 
 def test_report_json_keeps_its_keys_and_their_order(tmp_path):
-    report = _report(mistakes=[])
-    written, _, _ = _write(tmp_path, report)
+    facts = report(mistakes=[])
+    written, _, _ = _write(tmp_path, facts)
     assert list(written) == [
         *("data", "settings", "splits", "before_training", "baseline", "majority"),
         *("seconds", "tokens", "size_bytes", "history", "mistakes"),
     ]
-    assert {key: written[key] for key in report} == report
-    assert written["history"] == _history().to_dict()
+    assert {key: written[key] for key in facts} == facts
+    assert written["history"] == history().to_dict()
 
 
 def test_what_json_cannot_hold_becomes_what_it_can(tmp_path):
-    report = _report()
-    report["splits"]["test"]["loss"] = float("nan")
-    report["settings"] = {**SETTINGS, "warmup": np.float32(0.5), "folder": tmp_path}
-    report["more"] = {"a": np.arange(2), "b": (np.int64(1), np.bool_(True)), 3: float("inf")}
-    written, card, _ = _write(tmp_path, report)
+    facts = report()
+    facts["splits"]["test"]["loss"] = float("nan")
+    facts["settings"] = {**SETTINGS, "warmup": np.float32(0.5), "folder": tmp_path}
+    facts["more"] = {"a": np.arange(2), "b": (np.int64(1), np.bool_(True)), 3: float("inf")}
+    written, card, _ = _write(tmp_path, facts)
     assert written["splits"]["test"]["loss"] is None
     assert written["settings"]["warmup"] == 0.5
     assert written["more"] == {"a": [0, 1], "b": [1, True], "3": None}
@@ -138,11 +82,11 @@ def test_same_facts_same_bytes(tmp_path):
 
 
 def test_summary_has_a_row_a_part_and_its_rivals():
-    report = _report()
-    rows = summary_table(report)
+    facts = report()
+    rows = summary_table(facts)
     names = ["train", "validation", "test", "test: TF-IDF", "test: majority", "test: untrained"]
     assert [row["part"] for row in rows] == names
-    test = report["splits"]["test"]
+    test = facts["splits"]["test"]
     low, high = test["accuracy_ci95"]
     assert rows[2] == {
         "part": "test",
@@ -156,7 +100,7 @@ def test_summary_has_a_row_a_part_and_its_rivals():
 
 
 def test_summary_of_a_single_file_is_a_single_row():
-    rows = summary_table({"splits": {"given": _scores(["a", "b"], 10, 0)}})
+    rows = summary_table({"splits": {"given": scores(["a", "b"], 10, 0)}})
     assert [row["part"] for row in rows] == ["given"]
 
 
@@ -165,11 +109,11 @@ def test_majority_agrees_with_scikit_learn(tmp_path):
     from sklearn.metrics import f1_score, log_loss
 
     names = ["a", "b", "c"]
-    report = _report(names)
-    written, _, _ = _write(tmp_path, report)
+    facts = report(names)
+    written, _, _ = _write(tmp_path, facts)
 
     def labels(part):
-        return np.repeat(np.arange(3), np.sum(report["splits"][part]["confusion"], axis=1))
+        return np.repeat(np.arange(3), np.sum(facts["splits"][part]["confusion"], axis=1))
 
     train, test = labels("train"), labels("test")
     dummy = DummyClassifier(strategy="prior").fit(train[:, None], train)
@@ -203,7 +147,7 @@ def test_the_card_is_one_the_hub_reads(tmp_path):
     ("model", "base_model"), [("openai-community/gpt2", "openai-community/gpt2"), ("/a/b", None)]
 )
 def test_base_model_is_named_if_the_hub_has_it(tmp_path, model, base_model):
-    _, card, page = _write(tmp_path, _report(settings={**SETTINGS, "model": model}))
+    _, card, page = _write(tmp_path, report(settings={**SETTINGS, "model": model}))
     assert ModelCard(card).data.base_model == base_model
     assert base_model or ("/a/b" not in card and "/a/b" not in page)
 
@@ -227,8 +171,8 @@ def test_page_and_card_say_what_is_in_the_report(tmp_path):
     for cell in (row for table in summary_table(written) for row in table.values()):
         assert cell in text
         assert cell in card
-    for name, scores in test["per_class"].items():
-        assert f"{name} {scores['precision']:.3f} {scores['recall']:.3f}" in text
+    for name, of in test["per_class"].items():
+        assert f"{name} {of['precision']:.3f} {of['recall']:.3f}" in text
     for warning in (
         "3 of 40 test texts (7.5 %) also stand word for word in the training part",
         "7 of 200 rows repeat",
@@ -246,9 +190,9 @@ def test_foreign_text_stays_text(tmp_path):
     evil = "<script>alert(1)</script>"
     names = [f"{evil}|`*_", "$x^2$ & 'q'", "日本語"]
     mistakes = [{"text": f"{evil} & more", "true": names[0], "predicted": evil, "probability": 0.9}]
-    report = _report(names, mistakes=mistakes)
-    report["data"]["notes"] = [evil]
-    _, card, page = _write(tmp_path, report)
+    facts = report(names, mistakes=mistakes)
+    facts["data"]["notes"] = [evil]
+    _, card, page = _write(tmp_path, facts)
     parsed = _Page(page)
     assert "script" not in parsed.tags
     assert f"{evil} & more" in parsed.text
@@ -261,7 +205,7 @@ def test_foreign_text_stays_text(tmp_path):
 
 def test_many_classes_are_a_picture_and_a_list(tmp_path):
     names = [f"a rather long class name, number {i} $" for i in range(30)]
-    _, _, page = _write(tmp_path, _report(names, {"train": 900, "test": 300}))
+    _, _, page = _write(tmp_path, report(names, {"train": 900, "test": 300}))
     parsed = _Page(page)
     assert parsed.tags.count("svg") == 3
     assert "Most often confused" in parsed.text
@@ -270,14 +214,14 @@ def test_many_classes_are_a_picture_and_a_list(tmp_path):
 @pytest.mark.parametrize("validation", [True, False])
 def test_gaps_are_left_out(tmp_path, validation):
     sizes = {"train": 30, "validation": 10} if validation else {"train": 30}
-    report = _report(sizes=sizes)
-    del report["data"]["notes"]
-    written, _, page = _write(tmp_path, report, _history(validation=validation))
+    facts = report(sizes=sizes)
+    del facts["data"]["notes"]
+    written, _, page = _write(tmp_path, facts, history(validation=validation))
     assert list(written["splits"]) == list(sizes)
     assert "svg" in _Page(page).tags
     for path in tmp_path.rglob("*"):
         path.unlink() if path.is_file() else None
-    _write(tmp_path, report, History())
+    _write(tmp_path, facts, History())
     assert [p.name for p in (tmp_path / "figures").iterdir()] == ["confusion.png"]
 
 
@@ -290,12 +234,65 @@ def test_gaps_are_left_out(tmp_path, validation):
     ],
 )
 def test_the_verdict_is_honest(tmp_path, ours, baseline, words):
-    report = _report()
-    report["splits"]["test"] = _scores(["ham", "spam"], 300, 5, ours)
-    report["baseline"]["test"] = _scores(["ham", "spam"], 300, 5, baseline)
-    _, card, page = _write(tmp_path, report)
+    facts = report()
+    facts["splits"]["test"] = scores(["ham", "spam"], 300, 5, ours)
+    facts["baseline"]["test"] = scores(["ham", "spam"], 300, 5, baseline)
+    _, card, page = _write(tmp_path, facts)
     assert words in card
     assert words in _Page(page).text
+
+
+@pytest.mark.parametrize("k", [2, 6, 77])
+def test_a_full_report_shows_all_it_knows(tmp_path, k):
+    names = ["ham", "spam"] if k == 2 else [f"class_{i}" for i in range(k)]
+    facts = full_report(names)
+    written, card, page = _write(tmp_path, facts)
+    parsed = _Page(page)
+    assert written["choice"] == facts["choice"]
+    pictures = 7 if k == 2 else 6 + (k > 12)  # the thresholds are those of one class of two
+    assert parsed.tags.count("svg") == pictures
+    assert parsed.tags.count("mark") > 2
+    for words in (
+        "temperature 1.42",
+        "Of the depths probed, 20 of 30 blocks told the classes apart best.",
+        "At random, each part with its share of every class.",
+        "7 rows repeat the text of an earlier row.",
+        "Classes differ much in size.",
+        "reads like",
+        "localhost:8000/v1/predict",
+        "1,963",  # tokens a second
+    ):
+        assert words in parsed.text
+    assert parsed.text.count("repeat the text of an earlier row") == 1
+    assert "figures/reliability.png" in card
+    assert "figures/depth.png" in card
+    ids = {v for _, name, v in parsed.attributes if name == "id"}
+    links = {v[1:] for tag, name, v in parsed.attributes if tag == "a" and name == "href"}
+    assert links <= ids
+
+
+def test_what_was_explained_is_in_colour_and_cut_where_the_text_is(tmp_path):
+    text = "word & " * 200
+    words = [{"start": 7 * i, "end": 7 * i + 4, "contribution": 1.0} for i in range(200)]
+    entry = {"text": text, "true": "ham", "predicted": "spam", "probability": 0.9, "words": words}
+    _, _, page = _write(tmp_path, report(mistakes=[entry]))
+    assert page.count('title="+1.00"') == 86
+    assert "&amp;" in page
+    assert "…</blockquote>" in page
+
+
+@pytest.mark.parametrize(
+    ("classes", "title"),
+    [
+        (["ham", "spam"], "ham or spam"),
+        (list("abcdef"), "a, b, c, d and 2 more"),
+        (["a_very_long_name_of_a_class", "another_long_name_of_a_class"], "a_very_long_name_of_a_"),
+    ],
+)
+def test_titles_are_short(tmp_path, classes, title):
+    _, card, page = _write(tmp_path, report(classes))
+    assert title in card.replace("\\", "")
+    assert title.replace("_", "_<wbr>") in page
 
 
 def test_figures_leave_no_trace_in_matplotlib(tmp_path):

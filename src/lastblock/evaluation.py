@@ -267,12 +267,15 @@ class OperatingPoints:
         return float(self.precision @ np.diff(self.right, prepend=0) / self.positives)
 
     def to_list(self, most: int) -> list[dict[str, float]]:
-        """At most ``most`` points, evenly drawn from all: both curves of a report, as JSON.
+        """At most ``most`` points, drawn evenly by texts and by recall: a report's curves as JSON.
 
         Dicts of threshold, precision, recall, f1 and flagged, a share of all.
         """
         n = int(self.flagged[-1])
-        few = np.unique(np.linspace(0, len(self.threshold) - 1, most).round().astype(np.int64))
+        evenly = np.linspace(0, len(self.threshold) - 1, most - most // 2).round()
+        found = np.searchsorted(self.right, np.linspace(0, self.positives, most // 2))
+        some = np.unique([*evenly.astype(np.int64), *found])
+        few = some if len(self.threshold) > most else range(len(self.threshold))
         columns = {
             "threshold": self.threshold,
             "precision": self.precision,

@@ -52,8 +52,10 @@ from lastblock.evaluation import (
     curves,
     evaluate,
     most_probable,
+    operating_points,
     reliability,
 )
+from lastblock.inference import TextModel
 from lastblock.recipe import DATA_RULES, DataRules
 from lastblock.report import write_report
 from lastblock.runtime import Progress, Silent, Stopwatch
@@ -63,6 +65,11 @@ FRACTIONS = {"train": 0.7, "validation": 0.1, "test": 0.2}
 
 MOST_MISTAKES = 20
 OUT_OF_FOLD = "out-of-fold.csv"
+# Mistakes that are explained word by word, and the tokens that each explanation may read.
+MOST_EXPLAINED, EXPLAIN_TOKENS = 6, 1_024
+# A label is doubted from this probability of another class on.
+DOUBT_FROM = 0.9
+MOST_COVERAGE_POINTS = 100
 _DEFAULTS = ReadOptions()
 
 Probabilities = npt.NDArray[np.float64]
@@ -105,6 +112,7 @@ def finetune(config: RunConfig, progress: Progress | None = None) -> FinetuneRes
             "test_texts_in_train": shared,
             "notes": list(examples.notes),
         },
+        "split": {"how": _how_split(config.data, rules), "seed": config.train.seed},
         "settings": {
             **classifier.model_.settings.to_dict(),
             "balance": _balance(config, rules),
@@ -235,6 +243,26 @@ def _split_rows(examples: Examples, data: DataConfig, rules: DataRules, seed: in
     return shuffled_split(len(examples), seed=seed)
 
 
+def _how_split(data: DataConfig, rules: DataRules) -> str:
+    """The way ``_draw`` takes, in a sentence for the report."""
+    given = [name for name in ("validation", "test") if getattr(data, name) is not None]
+    if len(given) == 2:
+        return "Validation and test texts come from files of their own."
+    if data.time_column is not None:
+        return f"By {data.time_column}: it learns from the oldest texts, the newest judge it."
+    if data.split == "hash":
+        return "By each text alone: it stays where it is when rows are added."
+    if data.split not in (None, "stratified"):
+        return f"As in {Path(data.split).name}."
+    if not (given or data.split or rules.keep_equal_texts_together):
+        return "At random, row by row, as in the book; equal texts may stand on both sides."
+    together = "near duplicates" if data.keep_together == "near" else "equal texts"
+    if data.group_column is not None:
+        together += f" and those of the same {data.group_column}"
+    how = f"At random, each part with its share of every class; {together} stay on one side."
+    return f"{how} The {given[0]} texts come from a file of their own." if given else how
+
+
 def groups_of(examples: Examples, data: DataConfig, rules: DataRules) -> list[Sequence[Any]]:
     """What must stay on one side of a split besides equal texts."""
     groups: list[Sequence[Any]] = []
@@ -334,9 +362,14 @@ def _scores(
         if "test" in said:
             truth = numbers["test"][:, None] == np.arange(len(names))
             scores["curves"] = curves(truth, said["test"], names)
-            scores["mistakes"] = _mistakes(
-                parts["test"].texts, numbers["test"], said["test"], names
-            )
+            surest = operating_points(*most_probable(numbers["test"], said["test"]))
+            scores["coverage"] = {"points": surest.to_list(MOST_COVERAGE_POINTS)}
+            mistakes = _mistakes(parts["test"].texts, numbers["test"], said["test"], names)
+            scores["mistakes"] = [
+                *(_explained(model, mistake) for mistake in mistakes[:MOST_EXPLAINED]),
+                *mistakes[MOST_EXPLAINED:],
+            ]
+        scores["suspects"] = _suspects(parts, numbers, said, names)
     return scores
 
 
@@ -371,6 +404,26 @@ def _mistakes(
         }
         for i in surest
     ]
+
+
+def _explained(model: TextModel, mistake: dict[str, Any]) -> dict[str, Any]:
+    """A mistake, and what each of its words added to the log-odds of what it was taken for."""
+    found = model.explain(mistake["text"], mistake["predicted"], budget=EXPLAIN_TOKENS)
+    return {**mistake, "words": [asdict(word) for word in found.words]}
+
+
+def _suspects(
+    parts: Parts, numbers: dict[str, Numbers], said: dict[str, Probabilities], names: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Texts of the training and validation parts whose labels the model surely disagrees with."""
+    found = [
+        {"part": part, **mistake}
+        for part in ("train", "validation")
+        if part in said
+        for mistake in _mistakes(parts[part].texts, numbers[part], said[part], names)
+        if mistake["probability"] >= DOUBT_FROM
+    ]
+    return sorted(found, key=lambda each: -each["probability"])[:MOST_MISTAKES]
 
 
 def _baseline_scores(classifier: TextClassifier, parts: Parts, seed: int) -> dict[str, Any]:

@@ -10,25 +10,22 @@ Trains and evaluates nothing: what is written is in the report and the history i
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import os
 import re
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from markupsafe import Markup, escape
 
+from lastblock import figures
 from lastblock.decoder.catalog import MODELS
-from lastblock.evaluation import History, Point, evaluate
-from lastblock.explanation import Explanation, marked
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from lastblock.evaluation import History, evaluate
+from lastblock.explanation import Explanation, Piece, marked
 
 Report = Mapping[str, Any]
 Scores = Mapping[str, Any]
@@ -41,48 +38,44 @@ RIVALS = {
 }
 # The keys of report.json, in this order; further ones a run adds come after them.
 KEYS = (
-    *("data", "settings", "splits", "before_training", "baseline", "majority"),
-    *("seconds", "tokens", "size_bytes", "history"),
+    *("data", "split", "settings", "choice", "splits", "before_training", "baseline"),
+    *("majority", "seconds", "tokens", "size_bytes", "history"),
 )
 # A part with fewer texts of a class than this says little about the class.
 FEW = 20
 MOST_MISTAKES = 50
+# A text is shown up to here, in characters.
+MOST_TEXT = 600
+# Classes in a table; of more the worst are shown, and all of them on request.
+MOST_ROWS = 12
+# The pictures that the model card shows.
+CARD_FIGURES = ("depth", "loss", "accuracy", "confusion", "reliability")
 # A confusion matrix of more classes is shown as a picture, without its numbers.
 MOST_CELLS = 12
 # Decoders of the catalog that come from elsewhere, by their name on the hub.
 HUB_NAMES = {"smollm2-135m-instruct": "HuggingFaceTB/SmolLM2-135M-Instruct"}
 
-# Colours of the figures; in the page they become its own, which differ in the dark.
-INK, MUTED, LINE, ACCENT, SECOND = "#1d1d22", "#6b6a72", "#dddad2", "#3246c8", "#c2571a"
-_PAGE_COLOURS = {
-    INK: "var(--ink)",
-    MUTED: "var(--muted)",
-    LINE: "var(--line)",
-    ACCENT: "var(--accent)",
-    SECOND: "var(--second)",
-}
-
 
 def write_report(folder: Path, report: dict[str, Any], history: History) -> None:
     """Write report.json, figures, README.md and report.html into an existing folder.
 
-    ``report`` holds "data", "settings", "splits", "before_training", "baseline", "seconds" and
-    "tokens"; "mistakes", if there, is a list of {text, true, predicted, probability}. report.json
-    also gets "majority" (scores of always giving the training part's class shares), "size_bytes"
-    (of the files in the folder) and "history". Numbers that are not finite become null.
+    ``report`` holds what docs/report.md describes, but for what is added here: "majority" (scores
+    of always giving the training part's class shares), "size_bytes" (of the files in the folder)
+    and "history". Numbers that are not finite become null.
     """
     full = _complete(folder, report, history)
     text = json.dumps(full, indent=2, ensure_ascii=False, allow_nan=False)
     _write(folder / "report.json", text + "\n")
-    figures = dict(_figures(full))
-    for name, figure in figures.items():
-        _write(folder / "figures" / f"{name}.png", _png(figure))
     facts = _facts(full)
-    _write(folder / "README.md", _render("card.md", figures=figures, **facts))
+    drawn = dict(figures.draw(full, facts["part"]))
+    for name in CARD_FIGURES:
+        if name in drawn:
+            _write(folder / "figures" / f"{name}.png", figures.png(drawn[name]))
+    _write(folder / "README.md", _render("card.md", figures=drawn, **facts))
     # A small confusion matrix is a table in the page, with text that can be read and copied.
-    small = len(facts["classes"]) <= MOST_CELLS
-    shown = {name: f for name, f in figures.items() if not (small and name == "confusion")}
-    pictures = {name: _inline_svg(figure) for name, figure in shown.items()}
+    if len(facts["classes"]) <= MOST_CELLS:
+        drawn.pop("confusion", None)
+    pictures = {name: figures.inline_svg(figure) for name, figure in drawn.items()}
     _write(folder / "report.html", _render("report.html", figures=pictures, **facts))
 
 
@@ -190,15 +183,34 @@ def _facts(report: Report) -> dict[str, Any]:
         "title": _title(classes),
         "verdict": _verdict(report),
         "warnings": list(_warnings(report)),
+        "notes": [*_findings(report, ("note",)), *report.get("data", {}).get("notes", [])],
         "table": summary_table(report),
         "strip": _strip([("this classifier", scores), *rivals]),
         "confused": _most_confused(scores["confusion"], classes),
-        "shares": _row_shares(scores["confusion"]).tolist(),
-        "mistakes": report.get("mistakes", [])[:MOST_MISTAKES],
+        "shares": figures.row_shares(scores["confusion"]).tolist(),
+        "worst": sorted(scores["per_class"].items(), key=lambda item: item[1]["f1"])[:MOST_ROWS],
+        "curve_classes": figures.worst_classes(report["curves"], scores["per_class"])
+        if "curves" in report
+        else [],
+        "mistakes": [_shown(m) for m in report.get("mistakes", [])[:MOST_MISTAKES]],
+        "suspects": [_shown(m) for m in report.get("suspects", [])[:MOST_MISTAKES]],
         "front_matter": _front_matter(report),
         "version": version("lastblock"),
         "most_cells": MOST_CELLS,
+        "most_rows": MOST_ROWS,
     }
+
+
+def _shown(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """A mistake with its text as HTML: cut if long, in colour if it was explained."""
+    text = entry["text"]
+    shown = text if len(text) <= MOST_TEXT else text[:MOST_TEXT] + "…"
+    words = [
+        Piece(w["start"], w["end"], w["contribution"])
+        for w in entry.get("words", [])
+        if w["end"] <= MOST_TEXT
+    ]
+    return {**entry, "html": marked(shown, words)}
 
 
 def _source(report: Report) -> str:
@@ -207,9 +219,12 @@ def _source(report: Report) -> str:
 
 
 def _title(classes: Sequence[str]) -> str:
-    if len(classes) > 5:
-        return f"{', '.join(classes[:4])} and {len(classes) - 4} more"
-    return " or ".join([", ".join(classes[:-1]), classes[-1]] if len(classes) > 1 else classes)
+    """The classes' names, as many as make a title."""
+    if len(classes) <= 5 and len("".join(classes)) <= 50:
+        return " or ".join([", ".join(classes[:-1]), classes[-1]] if len(classes) > 1 else classes)
+    shown = [name for i, name in enumerate(classes) if len("".join(classes[: i + 1])) <= 40][:4]
+    shown = shown or [classes[0][:40]]
+    return f"{', '.join(shown)} and {len(classes) - len(shown)} more"
 
 
 def _verdict(report: Report) -> list[str]:
@@ -252,9 +267,11 @@ def _warnings(report: Report) -> Iterator[str]:
             f"{shared:,} of {scores['n']:,} {part} texts ({_percent(shared / scores['n'])}) also "
             "stand word for word in the training part; on new texts expect a lower score."
         )
-    if repeated := data.get("duplicates"):
+    yield from _findings(report, ("error", "warning"))
+    found = {finding["kind"] for finding in data.get("findings", [])}
+    if "duplicates" not in found and (repeated := data.get("duplicates")):
         yield f"{repeated:,} of {data['rows']:,} rows repeat the text of an earlier row."
-    if conflicting := data.get("conflicting"):
+    if "conflicts" not in found and (conflicting := data.get("conflicting")):
         yield f"{conflicting:,} texts stand under more than one label; look at those first."
     if report.get("settings", {}).get("balance") == "undersample":
         yield (
@@ -266,6 +283,14 @@ def _warnings(report: Report) -> Iterator[str]:
     if few:
         shown = ", ".join(few[:8]) + (f" and {len(few) - 8} more" if len(few) > 8 else "")
         yield f"Few {part} texts of {shown}: their scores are rough."
+
+
+def _findings(report: Report, levels: Sequence[str]) -> Iterator[str]:
+    """What inspection had to say about the data, as sentences."""
+    for finding in report.get("data", {}).get("findings", []):
+        if finding["level"] in levels:
+            message = finding["message"].rstrip(".")
+            yield f"{message[0].upper()}{message[1:]}."
 
 
 def _strip(judged: Sequence[tuple[str, Scores]]) -> dict[str, Any]:
@@ -298,11 +323,6 @@ def _most_confused(confusion: Sequence[Sequence[int]], names: Sequence[str]) -> 
     order = np.argsort(-counts, axis=None, kind="stable")[:10]
     pairs = (divmod(int(i), len(names)) for i in order)
     return [(names[i], names[j], int(counts[i, j])) for i, j in pairs if counts[i, j]]
-
-
-def _row_shares(confusion: Sequence[Sequence[int]]) -> np.ndarray[Any, np.dtype[np.float64]]:
-    counts = np.array(confusion, dtype=np.float64)
-    return counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
 
 
 def _front_matter(report: Report) -> str:
@@ -350,121 +370,6 @@ def _licence(model: str) -> str | None:
     return licence if licence in (None, "apache-2.0", "mit") else "other"
 
 
-# ------------------------------------------------------------------------------ figures
-
-
-def _figures(report: Report) -> Iterator[tuple[str, Figure]]:
-    history, part = report["history"], _judged_part(report)
-    unit = _unit(history)
-    if history["losses"]:
-        yield "loss", _curves(history["losses"], "loss", unit)
-    if history["accuracies"]:
-        yield "accuracy", _curves(history["accuracies"], "accuracy", unit)
-    scores = report["splits"][part]
-    yield "confusion", _confusion_figure(scores["confusion"], list(scores["per_class"]))
-
-
-def _unit(history: Mapping[str, list[Point]]) -> tuple[str, float]:
-    """What the lower axis counts, and how many examples are seen in one of it."""
-    for name, points, first in (("epoch", "accuracies", 0), ("step", "losses", 1)):
-        if history[points]:
-            last = history[points][-1]
-            return name, max(1.0, (last["examples_seen"] or 0) / ((last[name] or 0) + first))
-    return "step", 1.0
-
-
-def _curves(points: Sequence[Point], what: str, unit: tuple[str, float]) -> Figure:
-    """Training and validation curve; epochs below, examples seen above, as in the book."""
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator, StrMethodFormatter
-
-    name, examples = unit
-    figure = Figure(figsize=(5.2, 3.3), layout="constrained")
-    axes = figure.add_subplot()
-    styles = (("train", MUTED, "-"), ("validation", ACCENT, "--"))
-    for part, colour, dashes in styles:
-        seen = [(p["examples_seen"], p[f"{part}_{what}"]) for p in points]
-        known = [(x / examples, y) for x, y in seen if x is not None and y is not None]
-        if known:
-            marker = "o" if len(known) <= 12 else None
-            axes.plot(*zip(*known, strict=True), dashes, color=colour, marker=marker, label=part)
-    axes.set_xlabel(name)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
-    if what == "accuracy":
-        axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:.4g} %")
-    else:
-        axes.set_ylim(bottom=0)
-    above = axes.secondary_xaxis(
-        "top", functions=(lambda x: np.multiply(x, examples), lambda x: np.divide(x, examples))
-    )
-    above.set_xlabel("examples seen")
-    above.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
-    above.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-    for each in (axes, above):
-        each.tick_params(length=0, labelsize=9, labelcolor=MUTED)
-        each.xaxis.label.set(color=MUTED, size=9)
-        each.spines[:].set_visible(False)
-    axes.grid(axis="y", color=LINE, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.legend(frameon=False, labelcolor=INK, fontsize=9)
-    return figure
-
-
-def _confusion_figure(confusion: Sequence[Sequence[int]], names: Sequence[str]) -> Figure:
-    """Rows are true classes; shades are shares of the row."""
-    from matplotlib.colors import LinearSegmentedColormap
-    from matplotlib.figure import Figure
-
-    k, shares = len(names), _row_shares(confusion)
-    side = min(2.6 + 0.3 * k, 8.0)  # inches
-    figure = Figure(figsize=(side, side), layout="constrained")
-    axes = figure.add_subplot()
-    shades = LinearSegmentedColormap.from_list("shares", [f"{ACCENT}00", ACCENT])
-    axes.imshow(shares, cmap=shades, vmin=0, vmax=1)
-    short = [name if len(name) <= 20 else name[:19] + "…" for name in names]
-    size = min(9.0, 0.7 * 72 * side / k)  # points: no higher than a row
-    # A "$" in a name is no formula.
-    axes.set_xticks(range(k), short, rotation=45, ha="right", fontsize=size, parse_math=False)
-    axes.set_yticks(range(k), short, fontsize=size, parse_math=False)
-    if k <= 20:
-        for (i, j), count in np.ndenumerate(np.array(confusion)):
-            colour = "#ffffff" if shares[i, j] > 0.5 else INK
-            axes.text(j, i, f"{count:,}", ha="center", va="center", color=colour, fontsize=size)
-    axes.set_xlabel("predicted", color=MUTED, fontsize=9)
-    axes.set_ylabel("true", color=MUTED, fontsize=9)
-    axes.tick_params(length=0, labelcolor=INK)
-    axes.spines[:].set_color(LINE)
-    return figure
-
-
-def _png(figure: Figure) -> bytes:
-    return _save(figure, format="png", dpi=160, facecolor="white")
-
-
-def _inline_svg(figure: Figure) -> str:
-    """The figure as part of a page: the page's fonts and colours, no fixed size."""
-    import matplotlib
-
-    nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "lastblock"}):
-        drawn = _save(figure, format="svg", transparent=True, metadata=nothing).decode()
-    svg = drawn[drawn.index("<svg") :]
-    svg = re.sub(r'(<svg[^>]*?) width="[^"]*" height="[^"]*"', r"\1", svg, count=1)
-    svg = re.sub(r' id="[a-z]+[\w.]*_\d+"', "", svg)  # the same in every figure
-    for colour, variable in _PAGE_COLOURS.items():
-        svg = svg.replace(colour, variable)
-    return svg
-
-
-def _save(figure: Figure, **how: Any) -> bytes:
-    buffer = io.BytesIO()
-    with warnings.catch_warnings():
-        # Class names in a script that the font lacks become boxes; the tables have them right.
-        warnings.filterwarnings("ignore", message="Glyph")
-        figure.savefig(buffer, **how)
-    return buffer.getvalue()
-
-
 # ------------------------------------------------------------------------------ writing
 
 
@@ -488,6 +393,7 @@ def _render(template: str, **facts: Any) -> str:
         "percent": _percent,
         "setting": _setting,
         "signed": lambda x: f"{x:+.2f}".replace("-", "\N{MINUS SIGN}"),
+        "soft": _soft,
         "words": lambda name: str(name).replace("_", " "),
     }
     return environment.get_template(template).render(**facts)
@@ -499,6 +405,11 @@ def _write(path: Path, content: str | bytes) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_bytes(content.encode() if isinstance(content, str) else content)
     os.replace(temporary, path)
+
+
+def _soft(name: object) -> Markup:
+    """A name that may be broken where its parts meet: after _ - / and the like."""
+    return Markup(re.sub(r"([_\-/.:])(?=\w)", r"\1<wbr>", str(escape(name))))
 
 
 def _markdown_cell(value: object) -> str:
