@@ -254,9 +254,10 @@ def _how_split(data: DataConfig, rules: DataRules) -> str:
         return "By each text alone: it stays where it is when rows are added."
     if data.split not in (None, "stratified"):
         return f"As in {Path(data.split).name}."
-    if not (given or data.split or rules.keep_equal_texts_together):
+    if not (given or data.split or rules.keep_together):
         return "At random, row by row, as in the book; equal texts may stand on both sides."
-    together = "near duplicates" if data.keep_together == "near" else "equal texts"
+    near = (data.keep_together or rules.keep_together) == "near"
+    together = "near duplicates" if near else "equal texts"
     if data.group_column is not None:
         together += f" and those of the same {data.group_column}"
     how = f"At random, each part with its share of every class; {together} stay on one side."
