@@ -4,7 +4,7 @@ import pytest
 import torch
 from tiny import FAMILIES, random_batch, random_decoder, whole_decoder
 
-from lastblock.classifier import SequenceClassifier
+from lastblock.classifier import SequenceClassifier, split_rounding
 from lastblock.errors import ConfigError
 
 
@@ -87,5 +87,78 @@ def test_tail_state_comes_back() -> None:
 
 
 def test_more_trainable_blocks_than_kept_is_refused() -> None:
-    with pytest.raises(ConfigError, match="--trainable-blocks 5 must be from 1 to the depth 4"):
+    with pytest.raises(ConfigError, match="--trainable-blocks 5 must be from 0 to the depth 4"):
         SequenceClassifier(random_decoder(), 2, trainable_blocks=5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_summary_is_the_mean_state_at_its_depths(dtype: torch.dtype) -> None:
+    decoder = random_decoder()
+    classifier = SequenceClassifier(decoder, 3, summary_depths=(1, 3))
+    classifier.set_prefix_dtype(dtype)
+    ids, lengths = random_batch()
+    with torch.no_grad():
+        activations = classifier.prefix(ids, lengths)
+        assert activations.dtype == dtype
+        for i, length in enumerate(lengths.tolist()):
+            x = decoder.embed(ids[i : i + 1, :length])
+            expected = [decoder.run(x, 0, depth)[0].double().mean(0) for depth in (1, 3)]
+            torch.testing.assert_close(
+                classifier.summary(activations[i : i + 1])[0].double(),
+                torch.cat(expected),
+                rtol=1e-4 if dtype == torch.float32 else 0.05,
+                atol=1e-4 if dtype == torch.float32 else 0.05,
+            )
+
+
+def test_two_rows_of_16_bits_hold_what_one_would_lose() -> None:
+    mean = 100 + torch.rand(50, 20)
+    first, second = split_rounding(mean, torch.bfloat16)
+    assert (first.float() - mean).abs().max() > 0.1
+    assert (first.float() + second.float() - mean).abs().max() < 2e-3
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_head_alone_stands_on_the_frozen_blocks(family: str) -> None:
+    classifier = SequenceClassifier(random_decoder(family), 3, trainable_blocks=0)
+    ids, lengths = random_batch()
+    with torch.no_grad():
+        torch.testing.assert_close(
+            classifier(ids, lengths), whole_decoder(classifier, ids, lengths), rtol=1e-5, atol=1e-5
+        )
+    assert {n.split(".")[0] for n, p in classifier.named_parameters() if p.requires_grad} == {
+        "decoder",
+        "head",
+    }
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_adapters_change_nothing_at_first_and_stay_when_merged(family: str) -> None:
+    classifier = SequenceClassifier(random_decoder(family), 3, trainable_blocks=4)
+    ids, lengths = random_batch()
+    names = set(classifier.state_dict())
+    with torch.no_grad():
+        plain = classifier(ids, lengths)
+        classifier.add_adapters(2)
+        torch.testing.assert_close(classifier(ids, lengths), plain)
+        frozen = [n for n, p in classifier.named_parameters() if not p.requires_grad]
+        assert any("blocks.0.attn.qkv" in name for name in frozen)
+        assert not any("blocks.3." in name for name in frozen)
+        for name, parameter in classifier.named_parameters():
+            if name.endswith(".b"):
+                parameter.add_(0.1 * torch.randn_like(parameter))
+        changed = classifier(ids, lengths)
+        assert not torch.allclose(changed, plain)
+        classifier.merge_adapters()
+        torch.testing.assert_close(classifier(ids, lengths), changed)
+    assert set(classifier.state_dict()) == names
+
+
+def test_all_trains_the_embeddings_too() -> None:
+    classifier = SequenceClassifier(random_decoder(), 2, trainable_blocks=4, train_embeddings=True)
+    classifier.set_prefix_dtype(torch.bfloat16)
+    ids, lengths = random_batch()
+    classifier(ids, lengths).sum().backward()
+    for name, parameter in classifier.named_parameters():
+        assert parameter.dtype == torch.float32
+        assert parameter.grad is not None, name

@@ -102,9 +102,9 @@ def folders(pretrained, tmp_path_factory):
     texts, labels = messages(60)
     TextClassifier(str(pretrained), epochs=3).fit(texts, labels).save(folder / "good")
     third = [*labels[:-2], "eggs", "eggs"]
-    TextClassifier(str(pretrained), epochs=1, learning_rate=1e-9).fit(texts, third).save(
-        folder / "bad"
-    )
+    # All blocks, so that no probe stands beside a tail that learnt nothing.
+    bad = TextClassifier(str(pretrained), epochs=1, learning_rate=1e-9, train="all")
+    bad.fit(texts, third).save(folder / "bad")
     return folder / "good", folder / "bad"
 
 

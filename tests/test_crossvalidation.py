@@ -11,9 +11,9 @@ from sklearn.model_selection import GridSearchCV, cross_val_predict
 from tiny import messages
 
 from lastblock import TextClassifier
-from lastblock.classifier import SequenceClassifier
 from lastblock.crossvalidation import out_of_fold, repeat, spread
 from lastblock.data.split import folds
+from lastblock.decoder.decoder import Decoder
 from lastblock.errors import ConfigError
 
 
@@ -88,16 +88,16 @@ def test_more_folds_than_texts_are_refused(pretrained: Path) -> None:
 
 @pytest.fixture
 def passes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, int]:
-    """Counts rows that went through the frozen prefix, from an empty cache on."""
+    """Counts rows that went up through the decoder, from an empty cache on."""
     monkeypatch.setenv("LASTBLOCK_CACHE", str(tmp_path / "cache"))
     counted = {"rows": 0}
-    prefix = SequenceClassifier.prefix
+    embed = Decoder.embed
 
-    def spy(self: SequenceClassifier, ids: Any, *rest: Any) -> Any:
+    def spy(self: Decoder, ids: Any) -> Any:
         counted["rows"] += len(ids)
-        return prefix(self, ids, *rest)
+        return embed(self, ids)
 
-    monkeypatch.setattr(SequenceClassifier, "prefix", spy)
+    monkeypatch.setattr(Decoder, "embed", spy)
     return counted
 
 
@@ -106,8 +106,13 @@ def test_all_folds_share_one_frozen_pass(pretrained: Path, passes: dict[str, int
     classifier = tiny(pretrained, cache_size=1)
     out_of_fold(classifier, texts, labels, folds=5)
     assert passes["rows"] == 100
-    out_of_fold(classifier.set_params(epochs=3), texts, labels, folds=4)
-    assert passes["rows"] == 100
+    # Another fold's depth is chosen from other texts: those that were not probed yet are now.
+    again = classifier.set_params(epochs=3)
+    out_of_fold(again, texts, labels, folds=4)
+    assert passes["rows"] <= 120
+    probed = passes["rows"]
+    out_of_fold(again.set_params(learning_rate=1e-4), texts, labels, folds=4)
+    assert passes["rows"] == probed
 
 
 def test_grid_search_shares_one_frozen_pass_a_depth(

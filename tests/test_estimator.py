@@ -136,7 +136,7 @@ def test_unusable_settings_are_named(pretrained: Path) -> None:
         ({"depth": 9}, "--depth 9 is more than this decoder has"),
         ({"max_length": 1000}, "--max-length 1000 is more than this decoder has"),
         ({"learning_rate": -1.0}, "--learning-rate is -1.0"),
-        ({"trainable_blocks": 4}, "--trainable-blocks"),
+        ({"trainable_blocks": 5}, "--trainable-blocks"),
     ]:
         with pytest.raises(ConfigError, match=message):
             tiny(pretrained, **kwargs).fit(texts, labels)

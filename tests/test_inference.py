@@ -42,7 +42,9 @@ def test_how_many_were_cut_is_said(model: TextModel) -> None:
 
     with_settings(model, max_length=5).encode(["ab", "abcdefgh", "abcdef"], Said())
     with_settings(model, max_length=8).encode(["abcdefgh"], Said())
-    assert Said.lines == ["2 of 3 texts are longer than 5 tokens and were cut there (--max-length)"]
+    assert Said.lines == [
+        "2 of 3 texts are longer than 5 tokens and were cut there (--max-length, --long-text)"
+    ]
 
 
 def test_padded_texts_are_filled_with_end_of_text(model: TextModel) -> None:

@@ -22,7 +22,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from lastblock.classifier import SequenceClassifier
+from lastblock.classifier import SequenceClassifier, make_classifier
 from lastblock.config import Settings
 from lastblock.decision import Decision
 from lastblock.decoder.config import DecoderConfig
@@ -165,12 +165,7 @@ def _empty_classifier(
 ) -> SequenceClassifier:
     """The right shapes, no memory: weights are put in their places as they are read."""
     with shapes_only():
-        return SequenceClassifier(
-            Decoder(decoder, settings.depth),
-            n_classes,
-            trainable_blocks=settings.trainable_blocks,
-            pooling="last" if settings.pooling == "padded" else settings.pooling,
-        )
+        return make_classifier(Decoder(decoder, settings.depth), settings, n_classes)
 
 
 def _read_weights(path: Path, classifier: SequenceClassifier) -> dict[str, torch.Tensor]:

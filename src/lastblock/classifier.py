@@ -2,19 +2,27 @@
 
     prefix   embeddings and the kept blocks below the trainable ones; never changes
     tail     trainable blocks, final norm, pooling, head
+    probe    a linear layer on the means of frozen states at a few depths, added to the head's
+             output where there is one; see probe.py
 
 Under a causal mask no token sees what stands to its right, so padding on the right changes
 nothing for the tokens before it, and the last trainable block needs the query of the pooled
 token alone. Knows token ids and class numbers; no text, no label names, no files.
+
+A text's activations are rows of C numbers: first two for each summary depth, then one for each
+token.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
+from lastblock.config import Settings
 from lastblock.decoder.decoder import Decoder
 from lastblock.errors import ConfigError
 
@@ -28,9 +36,12 @@ class SequenceClassifier(nn.Module):
         decoder: cut to the depth wanted. Its parameters are taken over, not copied, but for
             those that will be trained.
         n_classes: outputs of the head.
-        trainable_blocks: kept blocks to train, with final norm and head.
+        trainable_blocks: kept blocks to train, with final norm and head; 0 for these two alone.
         pooling: the token whose state feeds the head: the last real one (by length), the first,
             or the mean over all real ones.
+        summary_depths: after how many blocks of the frozen prefix the mean state of a text is
+            taken for the probe; none, no probe.
+        train_embeddings: train them too; then no block may be frozen.
 
     Raises:
         ConfigError: there are fewer kept blocks than trainable ones.
@@ -43,16 +54,31 @@ class SequenceClassifier(nn.Module):
         *,
         trainable_blocks: int = 1,
         pooling: PooledBy = "last",
+        summary_depths: Sequence[int] = (),
+        train_embeddings: bool = False,
     ) -> None:
         super().__init__()
-        if not 1 <= trainable_blocks <= decoder.depth:
+        if not 0 <= trainable_blocks <= decoder.depth:
             raise ConfigError(
-                f"--trainable-blocks {trainable_blocks} must be from 1 to the depth {decoder.depth}"
+                f"--trainable-blocks {trainable_blocks} must be from 0 to the depth {decoder.depth}"
             )
         self.decoder = decoder
         self.pooling = pooling
         self.frozen_blocks = decoder.depth - trainable_blocks
-        self.head = nn.Linear(decoder.config.hidden_size, n_classes)
+        self.summary_depths = tuple(summary_depths)
+        if any(not 0 < depth <= self.frozen_blocks for depth in self.summary_depths):
+            raise ConfigError(
+                f"summary depths {self.summary_depths} must be from 1 to the "
+                f"{self.frozen_blocks} frozen blocks"
+            )
+        size = decoder.config.hidden_size
+        self.head = nn.Linear(size, n_classes)
+        self.probe: nn.Linear | None = None
+        if self.summary_depths:
+            self.probe = nn.Linear(size * len(self.summary_depths), n_classes)
+            for parameter in self.probe.parameters():  # fitted in closed form, not by gradients
+                nn.init.zeros_(parameter).requires_grad_(False)
+        self.train_embeddings = train_embeddings
         for parameter in self.decoder.parameters():
             parameter.requires_grad_(False)
         for module in self._trainable_modules():
@@ -61,14 +87,39 @@ class SequenceClassifier(nn.Module):
                 parameter.data = parameter.data.to(torch.float32, copy=True)
                 parameter.requires_grad_(True)
 
+    def _embeddings(self) -> list[nn.Module]:
+        return [m for name, m in self.decoder.named_children() if name.startswith("embed")]
+
     def _trainable_modules(self) -> list[nn.Module]:
-        return [*self.decoder.blocks[self.frozen_blocks :], self.decoder.norm, self.head]
+        blocks = self.decoder.blocks[self.frozen_blocks :]
+        embeddings = self._embeddings() if self.train_embeddings else []
+        return [*embeddings, *blocks, self.decoder.norm, self.head]
+
+    def add_adapters(self, rank: int) -> None:
+        """Train low-rank changes of the weights in all trainable blocks but the last.
+
+        Each weight W of a linear layer there is frozen and becomes W + B A, with A (rank, in)
+        drawn at random and B (out, rank) zero at first (LoRA, Hu et al. 2021, section 4.1).
+        """
+        for module in self._adapted():
+            module.weight.requires_grad_(False)
+            out, size = module.weight.shape
+            parametrize.register_parametrization(module, "weight", LowRank(out, size, rank))
+
+    def merge_adapters(self) -> None:
+        """Make the changes that adapters have learnt part of the weights; nothing, without any."""
+        for module in self._adapted():
+            if parametrize.is_parametrized(module, "weight"):
+                parametrize.remove_parametrizations(module, "weight")
+
+    def _adapted(self) -> list[nn.Linear]:
+        blocks = self.decoder.blocks[self.frozen_blocks : -1]
+        return [m for block in blocks for m in block.modules() if isinstance(m, nn.Linear)]
 
     def set_prefix_dtype(self, dtype: torch.dtype) -> None:
         """Turn the frozen prefix to the dtype it will compute in; the tail stays float32."""
-        for name, module in self.decoder.named_children():
-            if name.startswith("embed"):
-                module.to(dtype)
+        for embeddings in () if self.train_embeddings else self._embeddings():
+            embeddings.to(dtype)
         for block in self.decoder.blocks[: self.frozen_blocks]:
             block.to(dtype)
 
@@ -84,40 +135,129 @@ class SequenceClassifier(nn.Module):
         Activations on disk are kept by it.
         """
         dtype = str(self.prefix_dtype).removeprefix("torch.")
-        return {"frozen_blocks": self.frozen_blocks, "dtype": dtype}
+        summaries = "+".join(map(str, self.summary_depths))
+        return {"frozen_blocks": self.frozen_blocks, "summaries": summaries, "dtype": dtype}
+
+    @torch.no_grad()
+    def join(self, weight: Tensor, bias: Tensor, tail: float, probe: float) -> None:
+        """Take in a fitted probe's weight and bias, and weigh its logits against the head's."""
+        if self.probe is None:
+            raise ValueError("this classifier has no summary depths, so no probe")
+        for parameter in self.head.parameters():
+            parameter.mul_(tail)
+        self.probe.weight.copy_(probe * weight)
+        self.probe.bias.copy_(probe * bias)
 
     def trainable_parameters(self) -> list[nn.Parameter]:
         return [p for p in self.parameters() if p.requires_grad]
 
     def tail_state(self) -> dict[str, Tensor]:
         """A copy of everything that training changes, by name."""
-        return {n: p.detach().clone() for n, p in self.named_parameters() if p.requires_grad}
+        return {name: p.detach().clone() for name, p in self._learnt()}
 
     @torch.no_grad()
     def load_tail_state(self, state: dict[str, Tensor]) -> None:
-        for name, parameter in self.named_parameters():
-            if parameter.requires_grad:
-                parameter.copy_(state[name])
+        for name, parameter in self._learnt():
+            parameter.copy_(state[name])
 
-    def prefix(self, ids: Tensor) -> Tensor:
-        """Token ids (B, T), padded on the right -> activations (B, T, C) in the prefix's dtype."""
-        return self.decoder.run(self.decoder.embed(ids), 0, self.frozen_blocks)
+    def _learnt(self) -> list[tuple[str, nn.Parameter]]:
+        """What training changes: the probe too, though not by gradients."""
+        return [
+            (name, p)
+            for name, p in self.named_parameters()
+            if p.requires_grad or name.startswith("probe.")
+        ]
 
-    def tail(self, hidden: Tensor, lengths: Tensor) -> Tensor:
-        """Activations (B, T, C) and lengths (B,) -> logits (B, n_classes), float32."""
+    @property
+    def summary_rows(self) -> int:
+        """Rows of a text's activations that stand before its first token's."""
+        return 2 * len(self.summary_depths)
+
+    def prefix(self, ids: Tensor, lengths: Tensor) -> Tensor:
+        """Token ids (B, T), padded on the right, and lengths (B,) -> activations.
+
+        These are (B, summary_rows + T, C), in the prefix's dtype.
+        """
+        x = self.decoder.embed(ids)
+        rows: list[Tensor] = []
+        done = 0
+        for depth in self.summary_depths:
+            x = self.decoder.run(x, done, depth)
+            done = depth
+            rows += split_rounding(mean_state(x.float(), lengths), x.dtype)
+        x = self.decoder.run(x, done, self.frozen_blocks)
+        return torch.cat([torch.stack(rows, 1), x], 1) if rows else x
+
+    def summary(self, activations: Tensor) -> Tensor:
+        """Activations (B, summary_rows + T, C) -> what the probe sees, (B, depths x C), float32."""
+        rows = activations[:, : self.summary_rows].float()
+        return (rows[:, ::2] + rows[:, 1::2]).flatten(1)
+
+    def tail(self, activations: Tensor, rows: Tensor) -> Tensor:
+        """Activations (B, summary_rows + T, C) -> logits (B, n_classes), float32.
+
+        Of each text's activations the first ``rows`` (B,) are real.
+        """
+        lengths = rows - self.summary_rows
+        logits: Tensor = self.head(self.pooled(activations[:, self.summary_rows :], lengths))
+        return logits if self.probe is None else logits + self.probe(self.summary(activations))
+
+    def pooled(self, hidden: Tensor, lengths: Tensor) -> Tensor:
+        """Token activations (B, T, C) and lengths (B,) -> what the head sees, (B, C), float32."""
         x = hidden.float()
-        top = self.decoder.depth - 1
-        x = self.decoder.run(x, self.frozen_blocks, top)
+        depth = self.decoder.depth
+        position = lengths - 1 if self.pooling == "last" else torch.zeros_like(lengths)
         if self.pooling == "mean":
-            x = self.decoder.norm(self.decoder.run(x, top, top + 1))
-            real = torch.arange(x.shape[1]) < lengths[:, None]  # (B, T)
-            pooled = (x * real[..., None]).sum(1) / lengths[:, None]
+            x = self.decoder.run(x, self.frozen_blocks, depth)
+            return mean_state(self.decoder.norm(x), lengths)
+        if self.frozen_blocks == depth:
+            x = x[torch.arange(len(x)), position]
         else:
-            position = lengths - 1 if self.pooling == "last" else torch.zeros_like(lengths)
-            pooled = self.decoder.norm(self.decoder.run_at(x, position, top))
-        logits: Tensor = self.head(pooled)
-        return logits
+            x = self.decoder.run(x, self.frozen_blocks, depth - 1)
+            x = self.decoder.run_at(x, position, depth - 1)
+        state: Tensor = self.decoder.norm(x)
+        return state
 
     def forward(self, ids: Tensor, lengths: Tensor) -> Tensor:
         """Token ids (B, T), padded on the right, and lengths (B,) -> logits (B, n_classes)."""
-        return self.tail(self.prefix(ids), lengths)
+        return self.tail(self.prefix(ids, lengths), lengths + self.summary_rows)
+
+
+class LowRank(nn.Module):
+    """W -> W + B A."""
+
+    def __init__(self, out: int, size: int, rank: int) -> None:
+        super().__init__()
+        self.a = nn.Parameter(torch.randn(rank, size) / size**0.5)
+        self.b = nn.Parameter(torch.zeros(out, rank))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight + self.b @ self.a
+
+
+def make_classifier(decoder: Decoder, settings: Settings, n_classes: int) -> SequenceClassifier:
+    """The classifier that these settings describe, with a new head."""
+    return SequenceClassifier(
+        decoder,
+        n_classes,
+        trainable_blocks=settings.trainable_blocks,
+        pooling="last" if settings.pooling == "padded" else settings.pooling,
+        summary_depths=settings.summary_depths,
+        train_embeddings=settings.train == "all",
+    )
+
+
+def mean_state(x: Tensor, lengths: Tensor) -> Tensor:
+    """The mean of each text's real tokens: (B, T, C) and lengths (B,) -> (B, C)."""
+    real = torch.arange(x.shape[1]) < lengths[:, None]  # (B, T)
+    return (x * real[..., None]).sum(1) / lengths[:, None]
+
+
+def split_rounding(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Two tensors of ``dtype`` whose sum is ``x``, float32, nearly.
+
+    The second holds what rounding took from the first: in 16 bits features are lost that differ
+    between texts by a hundredth of their size.
+    """
+    first = x.to(dtype)
+    return first, (x - first.float()).to(dtype)

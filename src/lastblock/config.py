@@ -21,6 +21,8 @@ Pooling = Literal["last", "mean", "first", "padded"]
 SearchMetric = Literal["loss", "accuracy", "macro_f1"]
 Balance = Literal["none", "undersample"]
 KeepTogether = Literal["equal", "near"]
+Trained = Literal["head", "blocks", "lora", "all"]
+LongText = Literal["truncate", "head-tail", "window"]
 DType = Literal["auto", "float32", "bfloat16"]
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
@@ -149,28 +151,66 @@ class ModelConfig:
     model: str = _setting(
         DEFAULT_MODEL, "Decoder: a catalog name, a hub id, a folder or a .gguf file."
     )
-    depth: int | None = _setting(None, "Blocks to keep; the blocks above are cut off.")
-    trainable_blocks: int | None = _setting(None, "Kept blocks to train, counted from the top.")
+    depth: int | None = _setting(
+        None, "Blocks to keep, the blocks above are cut off; chosen from the data if not given."
+    )
+    train: str | None = _setting(
+        None,
+        "What is trained: head (with the final norm); block, the last kept one, too; blocks:K, the "
+        "last K; lora, the last one and low-rank adapters in all below; all, everything.",
+    )
+    trainable_blocks: int | None = _setting(
+        None, "Kept blocks to train, counted from the top: --train blocks:N."
+    )
+    lora_rank: int | None = _setting(None, "Rank of the adapters of --train lora.")
     pooling: Pooling | None = _setting(
         None,
         "Token whose state feeds the head: the last real one, the mean of all, the first; "
         "or the last position of the padded row, as in the book.",
     )
     max_length: int | None = _setting(None, "Tokens a text is cut to.")
+    long_text: LongText | None = _setting(
+        None,
+        "What is read of a text longer than that: its beginning (truncate); beginning and end "
+        "(head-tail); or all, in windows of that length whose outputs are averaged (window).",
+    )
     dtype: DType = _setting(
         "auto", "Arithmetic of the frozen prefix; auto times both at start and takes the faster."
     )
 
     def __post_init__(self) -> None:
         _require(bool(self.model), "model", self.model, "a name, a folder or a .gguf file")
-        for name in ("depth", "trainable_blocks", "max_length"):
+        for name in ("depth", "trainable_blocks", "lora_rank", "max_length"):
             _require_at_least(name, getattr(self, name), 1)
-        if self.depth is not None and (self.trainable_blocks or 1) > self.depth:
-            raise ConfigError(
-                f"--trainable-blocks {self.trainable_blocks or 1} is more than --depth {self.depth}"
-            )
+        _require_choice("long_text", self.long_text, LongText)
+        kind, blocks = self.trained
+        if self.depth is not None and (blocks or 1) > self.depth:
+            raise ConfigError(f"--trainable-blocks {blocks} is more than --depth {self.depth}")
+        if self.lora_rank is not None and kind != "lora":
+            raise ConfigError("--lora-rank is for --train lora; leave it out")
         _require_choice("pooling", self.pooling, Pooling)
         _require_choice("dtype", self.dtype, DType)
+
+    @property
+    def trained(self) -> tuple[Trained | None, int | None]:
+        """What ``train`` and ``trainable_blocks`` ask for together; None where nothing."""
+        kind, _, number = (self.train or "").partition(":")
+        known = {"": None, "head": 0, "block": 1, "blocks": None, "lora": None, "all": None}
+        given = int(number) if number.isdecimal() else None
+        if kind not in known or (number and not (given and kind == "blocks")):
+            raise ConfigError(f"--train {self.train} must be head, block, blocks:K, lora or all")
+        blocks = known[kind] if given is None else given
+        if self.trainable_blocks is not None:
+            if kind not in ("", "blocks") or blocks not in (None, self.trainable_blocks):
+                raise ConfigError(
+                    f"--train {self.train} and --trainable-blocks {self.trainable_blocks} "
+                    "contradict each other; give one"
+                )
+            return "blocks", self.trainable_blocks
+        if not kind:
+            return None, None
+        trained: Trained = "blocks" if kind.startswith("block") else kind  # type: ignore[assignment]
+        return trained, blocks
 
 
 @dataclass(frozen=True)
@@ -361,8 +401,9 @@ class Settings:
 
     ``decay`` is what the learning rate does after ``warmup`` (a share of all steps): "none" or
     "cosine" to zero. ``eval_texts`` texts of each part are judged every ``eval_steps`` steps.
-    ``keep_best`` keeps the epoch with the lowest validation loss rather than the last.
-    ``calibrate`` divides logits by a temperature where the validation part allows to fit one.
+    ``keep_best`` keeps the epoch with the lowest validation loss rather than the last. A probe sees
+    the mean states after ``summary_depths`` blocks; without any there is none. ``calibrate``
+    divides logits by a temperature where the validation part allows to fit one.
     """
 
     recipe: Recipe
@@ -384,6 +425,13 @@ class Settings:
     eval_texts: int
     keep_best: bool
     calibrate: bool = False
+    train: Trained = "blocks"
+    lora_rank: int = 8
+    summary_depths: tuple[int, ...] = ()
+    long_text: LongText = "truncate"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "summary_depths", tuple(self.summary_depths))  # a list in JSON
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

@@ -112,7 +112,7 @@ class TextEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         check_is_fitted(self)
         encoded = [self._cut(ids) for ids in self._tokenizer.encode_batch(check_texts(X))]
         # A store for this call alone: what is kept longer is kept on disk.
-        store = open_store(self._states, self._files, self.cache_size)
+        store = open_store(self._states.prefix_facts(), self._files, self.cache_size)
         if cache_bytes(self.cache_size):
             store.fill(self._states, encoded)
         return run_tail(self._states, encoded, store).numpy()

@@ -17,26 +17,29 @@ import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import column_or_1d
+from torch import Tensor
 
 from lastblock import checkpoint, recipe
 from lastblock.activations import open_store
 from lastblock.calibration import CALIBRATE_FROM, Calibration, fit_temperature
-from lastblock.classifier import SequenceClassifier
+from lastblock.classifier import SequenceClassifier, make_classifier
 from lastblock.config import DEFAULT_MODEL, ModelConfig, Settings, TrainConfig
 from lastblock.data.examples import Label, Rows, check_texts
 from lastblock.data.split import holdout
 from lastblock.decision import Decision
 from lastblock.decoder import catalog, hub, loading
+from lastblock.depth import Choice, choose_depth
+from lastblock.ensemble import add_probe
 from lastblock.errors import DataError
 from lastblock.explanation import Explanations
-from lastblock.inference import TextModel
+from lastblock.inference import TextModel, encode, in_windows
 from lastblock.runtime import Progress, Silent, Stopwatch, seed_everything
 from lastblock.tokenization.tokenizer import Tokenizer
 from lastblock.training import Encoded, train_tail
 
 # With fewer training texts than this none are held out to choose the best epoch by: a handful
 # would say too little, and be missed.
-HOLDOUT_FROM = 100
+HOLDOUT_FROM = 1_000
 HOLDOUT_FRACTION = 0.1
 
 
@@ -49,9 +52,12 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         model: a catalog name, a hub id, a folder or a .gguf file.
         recipe: "auto", or "chapter6" for the book's procedure.
         depth: blocks to keep.
+        train: what is trained: "head", "block", "blocks:K", "lora" or "all".
         trainable_blocks: kept blocks to train, counted from the top.
+        lora_rank: of the adapters, where train is "lora".
         pooling: "last", "mean", "first" or "padded".
         max_length: tokens a text is cut to.
+        long_text: what is read of a longer one: "truncate", "head-tail" or "window".
         dtype: of the frozen prefix: "auto", "float32" or "bfloat16".
         epochs: passes over the training texts.
         learning_rate: peak learning rate of AdamW.
@@ -68,6 +74,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         model_: the TextModel that predicts.
         history_: losses and accuracies seen while training.
         calibration_: the temperature that the validation texts ask for.
+        choice_: how the depth was chosen, and how tail and probe were weighed; as in report.json.
         initial_tail_: the tail's weights before training, by name.
         seconds_: time spent by step.
 
@@ -83,9 +90,12 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         *,
         recipe: str = "auto",
         depth: int | None = None,
+        train: str | None = None,
         trainable_blocks: int | None = None,
+        lora_rank: int | None = None,
         pooling: str | None = None,
         max_length: int | None = None,
+        long_text: str | None = None,
         dtype: str = "auto",
         epochs: int | None = None,
         learning_rate: float | None = None,
@@ -98,9 +108,12 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.model = model
         self.recipe = recipe
         self.depth = depth
+        self.train = train
         self.trainable_blocks = trainable_blocks
+        self.lora_rank = lora_rank
         self.pooling = pooling
         self.max_length = max_length
+        self.long_text = long_text
         self.dtype = dtype
         self.epochs = epochs
         self.learning_rate = learning_rate
@@ -143,38 +156,82 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             shape = loading.read_config(files.folder)
             tokenizer = Tokenizer.from_pretrained(files.folder)
         with watch("tokenize"):
-            encoded = tokenizer.encode_batch(fit_on[0])
+            lengths = [len(ids) for ids in tokenizer.encode_batch(fit_on[0])]
         settings = recipe.resolve(
             model_config,
             train_config,
             shape,
-            [len(ids) for ids in encoded],
+            lengths,
             catalog.learning_rate(self.model, shape.model_type),
         )
+        with watch("tokenize"):
+            train = _encode(tokenizer, settings, fit_on, progress)
+            validate = held_out and _encode(tokenizer, settings, held_out)
+        computed: dict[bytes, Tensor] = {}
+        self.choice_: dict[str, Any] = {}
+        if recipe.chooses_depth(settings, model_config):
+            with watch("activations"):
+                choice = self._choose_depth(files, train, settings, progress)
+            settings = recipe.at_depth(
+                settings, shape, choice.frozen_blocks + settings.trainable_blocks
+            )
+            progress.say(
+                f"{settings.depth} of {shape.num_hidden_layers} blocks kept: {choice.reason}"
+            )
+            computed, self.choice_ = choice.activations, choice.to_dict()
         with watch("weights"):
-            classifier = SequenceClassifier(
+            classifier = make_classifier(
                 loading.load_decoder(files.folder, depth=settings.depth),
+                settings,
                 len(self.classes_),
-                trainable_blocks=settings.trainable_blocks,
-                pooling="last" if settings.pooling == "padded" else settings.pooling,
             )
             classifier.set_prefix_dtype(getattr(torch, settings.dtype))
-        store = open_store(classifier, files, self.cache_size)
-        model = TextModel(tokenizer, classifier, self.classes_.tolist(), settings, store)
-        with watch("tokenize"):
-            train = Encoded(model.encode(fit_on[0], progress), *fit_on[1:])
-            validate = held_out and Encoded(model.encode(held_out[0]), *held_out[1:])
+        store = open_store(classifier.prefix_facts(), files, self.cache_size)
         with watch("activations"):
             everything = [*train.sequences, *(validate.sequences if validate else ())]
-            model.store.fill(classifier, everything, progress)
+            store.recall(everything)
+            store.put(computed, progress)
+            store.fill(classifier, everything, progress)
+            if self.choice_:
+                store.tokens_computed += choice.tokens
         self.initial_tail_ = classifier.tail_state()
         with watch("train"):
+            if settings.train == "lora":
+                classifier.add_adapters(settings.lora_rank)
+            progress.say(f"training {_trainable(classifier)}")
             self.history_ = train_tail(
-                classifier, model.store, train, validate, settings, generator, progress
+                classifier, store, train, validate, settings, generator, progress
             )
+            classifier.merge_adapters()
+            if classifier.probe is not None:
+                untrained = self.initial_tail_
+                mixture = add_probe(
+                    classifier, store, train, validate, settings, untrained, progress
+                )
+                self.choice_["mixture"] = mixture.to_dict()
+            model = TextModel(tokenizer, classifier, self.classes_.tolist(), settings, store)
             self.calibration_ = _calibrate(model, validate)
         self.model_, self.seconds_ = model, dict(watch.seconds)
         return self
+
+    def _choose_depth(
+        self, files: hub.PretrainedFiles, train: Encoded, settings: Settings, progress: Progress
+    ) -> Choice:
+        """Where to cut the decoder, from the training texts."""
+        decoder = loading.load_decoder(files.folder).to(getattr(torch, settings.dtype))
+        facts: dict[str, str | int] = {
+            "pooled": "last and mean at each candidate",
+            "trainable_blocks": settings.trainable_blocks,
+            "dtype": settings.dtype,
+        }
+        return choose_depth(
+            decoder,
+            train.sequences,
+            torch.from_numpy(train.labels),
+            settings.trainable_blocks,
+            open_store(facts, files, self.cache_size),
+            progress,
+        )
 
     def predict_proba(self, X: Iterable[str]) -> npt.NDArray[np.float64]:
         """Probabilities (n, n_classes), columns in the order of ``classes_``."""
@@ -230,9 +287,12 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         model = ModelConfig(
             model=self.model,
             depth=self.depth,
+            train=self.train,
             trainable_blocks=self.trainable_blocks,
+            lora_rank=self.lora_rank,
             pooling=self.pooling,  # type: ignore[arg-type]
             max_length=self.max_length,
+            long_text=self.long_text,  # type: ignore[arg-type]
             dtype=self.dtype,  # type: ignore[arg-type]
         )
         train = TrainConfig(
@@ -291,6 +351,10 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 def _params(settings: Settings) -> dict[str, Any]:
     """Resolved settings under the names of the estimator's parameters."""
     given = settings.to_dict() | {"random_state": settings.seed}
+    if settings.train != "blocks":
+        given["trainable_blocks"] = None
+    if settings.train != "lora":
+        given["lora_rank"] = None
     return {name: given[name] for name in TextClassifier._get_param_names() if name in given}
 
 
@@ -302,6 +366,28 @@ def _calibrate(model: TextModel, validation: Encoded | None) -> Calibration:
     if model.settings.calibrate:
         model.decision = Decision(temperature)
     return Calibration(temperature, len(validation), applied=model.settings.calibrate)
+
+
+def _encode(
+    tokenizer: Tokenizer, settings: Settings, part: _Part, progress: Progress | None = None
+) -> Encoded:
+    """A part's token ids; where long texts are read in windows, each window with its text's label.
+
+    The windows of a text count together as much as another text.
+    """
+    texts, numbers, weights = part
+    sequences = encode(tokenizer, settings, texts, progress)
+    if settings.long_text != "window":
+        return Encoded(sequences, numbers, weights)
+    parts, of = in_windows(sequences, settings)
+    shares = 1 / np.bincount(of)[of] * (1.0 if weights is None else weights[of])
+    return Encoded(parts, numbers[of], shares / shares.mean())
+
+
+def _trainable(classifier: SequenceClassifier) -> str:
+    """The number of parameters that are trained, of how many."""
+    trained = sum(p.numel() for p in classifier.trainable_parameters())
+    return f"{trained:,} of {sum(p.numel() for p in classifier.parameters()):,} parameters"
 
 
 _Weights = npt.NDArray[np.float64] | None

@@ -19,7 +19,7 @@ from lastblock.decision import Decision
 from lastblock.errors import ConfigError
 from lastblock.explanation import MOST_PAIRS, TOKEN_BUDGET, Explanation, Plan, make_plan
 from lastblock.runtime import Progress
-from lastblock.tokenization.batching import TokenIds
+from lastblock.tokenization.batching import TokenIds, head_and_tail, windows
 from lastblock.tokenization.tokenizer import Tokenizer
 
 
@@ -44,30 +44,12 @@ class TextModel:
         return [str(label) for label in self.classes]
 
     def encode(self, texts: Sequence[str], progress: Progress | None = None) -> list[TokenIds]:
-        """Token ids as the classifier wants them: cut to ``max_length``, never empty.
-
-        How many were cut is said to ``progress``. With pooling "padded" each is filled with the
-        end-of-text token to ``max_length``, and the filling counts as text: the head reads its
-        last position, as in the book.
-        """
-        encoded = self.tokenizer.encode_batch(texts)
-        longest = self.settings.max_length
-        cut = sum(len(ids) > longest for ids in encoded)
-        if cut and progress is not None:
-            progress.say(
-                f"{cut:,} of {len(texts):,} texts are longer than {longest:,} tokens and were cut "
-                "there (--max-length)"
-            )
-        return [self.fit_length(ids) for ids in encoded]
+        """Token ids as the settings want them; see ``encode``."""
+        return encode(self.tokenizer, self.settings, texts, progress)
 
     def fit_length(self, ids: TokenIds) -> TokenIds:
-        """The same token ids, cut and filled as ``encode`` says."""
-        length = self.settings.max_length
-        wanted = length if self.settings.pooling == "padded" else 1
-        if len(ids) < wanted:
-            filling = np.full(wanted - len(ids), self.tokenizer.end_of_text, dtype=ids.dtype)
-            return np.concatenate([ids, filling])
-        return np.ascontiguousarray(ids[:length])
+        """The same token ids, cut and filled as the settings say."""
+        return fit_length(ids, self.settings, self.tokenizer.end_of_text)
 
     def predict_proba(
         self, texts: Sequence[str], progress: Progress | None = None
@@ -86,8 +68,17 @@ class TextModel:
     def logits(
         self, sequences: Sequence[TokenIds], progress: Progress | None = None
     ) -> npt.NDArray[np.float64]:
-        """What the head says (n, n_classes), float64, before any temperature."""
-        return run_tail(self.classifier, sequences, self.store, progress).double().numpy()
+        """What the head says (n, n_classes), float64, before any temperature.
+
+        Where texts are read in windows, the mean over a text's windows.
+        """
+        if self.settings.long_text != "window":
+            return run_tail(self.classifier, sequences, self.store, progress).double().numpy()
+        parts, of = in_windows(sequences, self.settings)
+        logits = run_tail(self.classifier, parts, self.store, progress).double().numpy()
+        starts = np.flatnonzero(np.diff(of, prepend=-1))
+        total: npt.NDArray[np.float64] = np.add.reduceat(logits, starts)
+        return total / np.bincount(of)[:, None]
 
     def explain(
         self, text: str, label: Label | None = None, *, budget: int = TOKEN_BUDGET
@@ -128,3 +119,57 @@ class TextModel:
                 return number
         known = ", ".join(self.class_names[:20])
         raise ConfigError(f"label {label!r} is no class of this model; known: {known}")
+
+
+def encode(
+    tokenizer: Tokenizer,
+    settings: Settings,
+    texts: Sequence[str],
+    progress: Progress | None = None,
+) -> list[TokenIds]:
+    """Token ids as a classifier with these settings wants them: of the right length, never empty.
+
+    How many were cut, or what reading them whole costs, is said to ``progress``.
+    """
+    encoded = tokenizer.encode_batch(texts)
+    lengths = np.array([len(ids) for ids in encoded], np.int64)
+    longest = settings.max_length
+    cut = int((lengths > longest).sum())
+    if cut and progress is not None:
+        long = f"{cut:,} of {len(texts):,} texts are longer than {longest:,} tokens"
+        kept = int(np.minimum(lengths, longest).sum())
+        done = {
+            "truncate": "were cut there (--max-length, --long-text)",
+            "head-tail": "only their beginnings and ends are read",
+            "window": f"read whole, in windows: {lengths.sum():,} tokens instead of {kept:,}, "
+            f"{lengths.sum() / kept:.1f} times the work",
+        }[settings.long_text]
+        progress.say(f"{long} and {done}" if done.startswith("were") else f"{long}; {done}")
+    return [fit_length(ids, settings, tokenizer.end_of_text) for ids in encoded]
+
+
+def fit_length(ids: TokenIds, settings: Settings, end_of_text: int) -> TokenIds:
+    """Token ids, cut and filled as the settings say.
+
+    With pooling "padded" each text is filled with the end-of-text token to ``max_length``, and the
+    filling counts as text: the head reads its last position, as in the book.
+    """
+    length = settings.max_length
+    wanted = length if settings.pooling == "padded" else 1
+    if len(ids) < wanted:
+        filling = np.full(wanted - len(ids), end_of_text, dtype=ids.dtype)
+        return np.concatenate([ids, filling])
+    if settings.long_text == "window":
+        return ids
+    if settings.long_text == "head-tail":
+        return head_and_tail(ids, length)
+    return np.ascontiguousarray(ids[:length])
+
+
+def in_windows(
+    sequences: Sequence[TokenIds], settings: Settings
+) -> tuple[list[TokenIds], npt.NDArray[np.int64]]:
+    """The sequences' windows, one after the other, and the number of the sequence each is of."""
+    parts = [windows(ids, settings.max_length) for ids in sequences]
+    of = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+    return [part for each in parts for part in each], of

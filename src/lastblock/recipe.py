@@ -7,17 +7,31 @@ written down in docs/experiments.md.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lastblock.config import Balance, KeepTogether, ModelConfig, Settings, TrainConfig
 from lastblock.decoder.config import DecoderConfig
+from lastblock.depth import summary_depths
 from lastblock.errors import ConfigError
 from lastblock.runtime import faster_dtype
 
 # A text longer than this is cut by `auto` unless --max-length says otherwise: beyond it the
 # frozen pass costs more than most texts' later parts tell.
 AUTO_MAX_LENGTH = 512
+AUTO_BATCH = 16
+# Few examples are gone through more often, so that there are some steps to learn in.
+LEAST_STEPS, MOST_EPOCHS = 60, 20
+LORA_RANK = 8
+# What `auto` takes by what is trained. A head alone has no curvature to fear; a whole decoder has
+# much to forget (the rate is that of Devlin et al. 2019, A.3).
+_TRAINED: dict[str, dict[str, object]] = {
+    "head": {"learning_rate": 5e-3},
+    "blocks": {"learning_rate": 1e-3},
+    "lora": {"learning_rate": 5e-4},
+    "all": {"learning_rate": 5e-5},
+}
 
 
 @dataclass(frozen=True)
@@ -46,6 +60,9 @@ def resolve(
 ) -> Settings:
     """Every setting of a fit: the user's where given, else the recipe's.
 
+    Where the depth is to be chosen from the data (``chooses_depth``) it is the decoder's whole
+    depth for now; see ``at_depth``.
+
     Args:
         model: the user's choices about the decoder.
         train: the user's choices about training.
@@ -58,13 +75,34 @@ def resolve(
     """
     settings = _chapter6 if train.recipe == "chapter6" else _auto
     chosen = settings(decoder, lengths, chapter6_learning_rate)
+    kind, blocks = model.trained
+    chosen |= _TRAINED[kind or "blocks"] if train.recipe == "auto" else {}
     for config in (model, train):
         given = {k: v for k, v in vars(config).items() if v is not None}
         chosen |= given
+    chosen["train"] = kind or "blocks"
+    if chosen["train"] in ("lora", "all"):
+        blocks = int(chosen["depth"])  # type: ignore[call-overload]
+    chosen["trainable_blocks"] = 1 if blocks is None else blocks
     _check_against(decoder, chosen)
     if chosen["dtype"] == "auto":
         chosen["dtype"] = faster_dtype(decoder.intermediate_size, decoder.hidden_size)
-    return Settings(**chosen)  # type: ignore[arg-type]
+    resolved = Settings(**chosen)  # type: ignore[arg-type]
+    return at_depth(resolved, decoder, resolved.depth)
+
+
+def chooses_depth(settings: Settings, model: ModelConfig) -> bool:
+    """Whether the depth is to be chosen from the data: `auto` with a frozen prefix does."""
+    frozen = settings.train in ("head", "blocks") and settings.trainable_blocks < settings.depth
+    return settings.recipe == "auto" and model.depth is None and frozen
+
+
+def at_depth(settings: Settings, decoder: DecoderConfig, depth: int) -> Settings:
+    """The settings with this depth, and what follows from it."""
+    frozen = depth - settings.trainable_blocks
+    beside = settings.recipe == "auto" and settings.train in ("head", "blocks")
+    summaries = summary_depths(decoder.num_hidden_layers, frozen) if beside else ()
+    return replace(settings, depth=depth, summary_depths=summaries)
 
 
 def _chapter6(
@@ -72,9 +110,11 @@ def _chapter6(
 ) -> dict[str, object]:
     return {
         "depth": decoder.num_hidden_layers,
-        "trainable_blocks": 1,
+        "lora_rank": LORA_RANK,
+        "summary_depths": (),
         "pooling": "padded",
         "max_length": min(max(lengths), decoder.max_position_embeddings),
+        "long_text": "truncate",
         "epochs": 5,
         "learning_rate": learning_rate,
         "batch_size": 8,
@@ -91,18 +131,19 @@ def _chapter6(
 
 def _auto(decoder: DecoderConfig, lengths: Sequence[int], _: float) -> dict[str, object]:
     return {
-        "depth": max(1, round(decoder.num_hidden_layers * 2 / 3)),
-        "trainable_blocks": 1,
+        "depth": decoder.num_hidden_layers,
+        "lora_rank": LORA_RANK,
+        "summary_depths": (),
         "pooling": "last",
         "max_length": min(AUTO_MAX_LENGTH, decoder.max_position_embeddings),
-        "epochs": 5,
-        "learning_rate": 1e-3,
-        "batch_size": 16,
+        "long_text": "truncate",
+        "epochs": min(MOST_EPOCHS, max(5, math.ceil(LEAST_STEPS * AUTO_BATCH / len(lengths)))),
+        "batch_size": AUTO_BATCH,
         "weight_decay": 0.1,
         "warmup": 0.1,
         "decay": "cosine",
         "drop_last": False,
-        "eval_steps": max(1, len(lengths) // (16 * 2)),  # about twice an epoch
+        "eval_steps": max(1, len(lengths) // (AUTO_BATCH * 2)),  # about twice an epoch
         "eval_texts": 64,
         "keep_best": True,
         "calibrate": True,
@@ -116,3 +157,6 @@ def _check_against(decoder: DecoderConfig, chosen: dict[str, object]) -> None:
             raise ConfigError(
                 f"--{name.replace('_', '-')} {chosen[name]} is more than this decoder has ({most})"
             )
+    depth, blocks = int(chosen["depth"]), int(chosen["trainable_blocks"])  # type: ignore[call-overload]
+    if blocks > depth:
+        raise ConfigError(f"--trainable-blocks {blocks} must be from 1 to the depth {depth}")

@@ -71,14 +71,23 @@ def test_every_option_reaches_the_configuration(seen: list[RunConfig]) -> None:
     options = (
         "--recipe chapter6 --model gpt2 --text-column t --label-column l --validation v.csv "
         "--test t.csv --seed 7 --epochs 2 --learning-rate 0.01 --batch-size 4 --weight-decay 0.2 "
-        "--depth 9 --trainable-blocks 2 --pooling mean --max-length 33 --balance undersample "
-        "--dtype bfloat16"
+        "--depth 9 --train blocks --trainable-blocks 2 --long-text window "
+        "--pooling mean --max-length 33 --balance undersample --dtype bfloat16"
     )
     assert run(["train", "a.csv", "--output", "m", *options.split()]) == 0
     assert seen == [
         RunConfig(
             data=DataConfig("a.csv", "t", "l", "v.csv", "t.csv", "undersample"),
-            model=ModelConfig("gpt2", 9, 2, "mean", 33, "bfloat16"),
+            model=ModelConfig(
+                "gpt2",
+                depth=9,
+                train="blocks",
+                trainable_blocks=2,
+                pooling="mean",
+                max_length=33,
+                long_text="window",
+                dtype="bfloat16",
+            ),
             train=TrainConfig("chapter6", 7, 2, 0.01, 4, 0.2),
             output="m",
         )

@@ -5,8 +5,17 @@ from lastblock.activations.store import (
     ActivationStore,
     open_store,
     run_prefix,
+    run_summary,
     run_tail,
     states_of,
 )
 
-__all__ = ["TOKEN_BUDGET", "ActivationStore", "open_store", "run_prefix", "run_tail", "states_of"]
+__all__ = [
+    "TOKEN_BUDGET",
+    "ActivationStore",
+    "open_store",
+    "run_prefix",
+    "run_summary",
+    "run_tail",
+    "states_of",
+]

@@ -8,7 +8,7 @@ too. Knows no labels and no settings.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -57,13 +57,19 @@ class ActivationStore:
         """A copy or pickle of a model goes without them: they can always be computed."""
         return {"_shelf": self._shelf, "_states": {}, "tokens_computed": 0}
 
+    @torch.inference_mode()
     def fill(
         self,
         classifier: SequenceClassifier,
         sequences: Sequence[TokenIds],
         progress: Progress | None = None,
     ) -> None:
-        """Find every sequence that is not here yet on the shelf, or run the prefix over it."""
+        """Find every sequence that is not here yet on the shelf, or run the prefix over it.
+
+        Where no block is frozen there is nothing worth keeping.
+        """
+        if not classifier.frozen_blocks:
+            return
         progress = progress or Silent()
         missing = {ids.tobytes(): ids for ids in sequences if ids not in self}
         found = self.recall(sequences)
@@ -79,9 +85,9 @@ class ActivationStore:
         try:
             with progress.task("frozen pass", sum(lengths), "tokens") as advance:
                 for batch in token_budget_batches(lengths, TOKEN_BUDGET):
-                    rows = [computed[i] for i in batch]
-                    done = sum(len(ids) for ids in rows)
-                    states = _entries(rows, *run_prefix(classifier, rows))
+                    texts = [computed[i] for i in batch]
+                    done = sum(len(ids) for ids in texts)
+                    states = _entries(texts, *run_prefix(classifier, texts))
                     self._states |= states
                     self.tokens_computed += done
                     if on_disk:
@@ -99,12 +105,25 @@ class ActivationStore:
         self._states |= found
         return len(found)
 
+    def known(self, sequences: Sequence[TokenIds]) -> dict[bytes, Tensor]:
+        """What is here of these texts, or on the shelf, by the bytes of their token ids."""
+        self.recall(sequences)
+        keys = (ids.tobytes() for ids in sequences)
+        return {key: self._states[key] for key in keys if key in self._states}
+
+    def put(self, states: Mapping[bytes, Tensor], progress: Progress) -> None:
+        """Take in activations that were computed elsewhere, by the bytes of their token ids."""
+        new = {key: rows for key, rows in states.items() if key not in self._states}
+        self._states |= new
+        self._put_on_disk(new, progress)
+
     def _plan(
         self, classifier: SequenceClassifier, sequences: list[TokenIds], progress: Progress
     ) -> tuple[list[TokenIds], bool]:
         """The sequences whose activations will be kept, and whether on disk; said where not all."""
         row = classifier.decoder.config.hidden_size * classifier.prefix_dtype.itemsize
-        sizes = np.cumsum([len(ids) * row for ids in sequences])
+        more = classifier.summary_rows
+        sizes = np.cumsum([(len(ids) + more) * row for ids in sequences])
         needed = int(sizes[-1]) if len(sizes) else 0
         disk = self._shelf.room() if self._shelf is not None and needed else 0
         if needed <= disk:
@@ -138,22 +157,24 @@ class ActivationStore:
         waiting.clear()
 
     def batch(self, sequences: Sequence[TokenIds]) -> tuple[Tensor, Tensor]:
-        """Activations (B, T, C), padded with zeros to the longest, and lengths (B,)."""
+        """Activations (B, R, C), padded with zeros to the most rows, and rows (B,) of each."""
         states = [self._states[ids.tobytes()] for ids in sequences]
         return pad_sequence(states, batch_first=True), torch.tensor([len(s) for s in states])
 
 
 def open_store(
-    classifier: SequenceClassifier, files: PretrainedFiles, cache_size: float | None
+    facts: Mapping[str, str | int], files: PretrainedFiles, cache_size: float | None
 ) -> ActivationStore:
-    """A store for a classifier whose frozen prefix is as read from ``files``.
+    """A store for what a decoder read from ``files`` says.
 
-    ``cache_size``: gigabytes that activations may take on disk; see ``config.cache_bytes``.
+    Args:
+        facts: everything but the weights that decides it; see ``prefix_facts``.
+        files: where the weights are from.
+        cache_size: gigabytes that activations may take on disk; see ``config.cache_bytes``.
     """
     budget = cache_bytes(cache_size)
     if not budget:
         return ActivationStore()
-    facts = classifier.prefix_facts()
     words = ", ".join([files.name, *(f"{name} {value}" for name, value in facts.items())])
     prefix = {**facts, "weights": content_of(files), "torch": torch.__version__}
     return ActivationStore(Shelf(prefix, words, budget))
@@ -162,37 +183,34 @@ def open_store(
 def states_of(
     classifier: SequenceClassifier, sequences: Sequence[TokenIds], store: ActivationStore
 ) -> tuple[Tensor, Tensor]:
-    """Activations (B, T, C) and lengths (B,): the store's, or where it lacks one computed now."""
+    """Activations (B, R, C) and rows (B,) of each: the store's, or computed if it lacks one."""
     if all(ids in store for ids in sequences):
         return store.batch(sequences)
-    hidden, lengths = run_prefix(classifier, sequences)
-    # What inference mode made cannot be part of a training step; a copy of it can.
-    return (hidden.clone() if torch.is_grad_enabled() else hidden), lengths
+    return run_prefix(classifier, sequences)
 
 
-def _entries(sequences: Sequence[TokenIds], hidden: Tensor, lengths: Tensor) -> dict[bytes, Tensor]:
+def _entries(sequences: Sequence[TokenIds], hidden: Tensor, rows: Tensor) -> dict[bytes, Tensor]:
     """Each sequence's own rows of a padded batch.
 
     Views: batches are of like length, so little padding is kept alive by them.
     """
-    each = zip(sequences, hidden, lengths.tolist(), strict=True)
-    return {ids.tobytes(): rows[:length] for ids, rows, length in each}
+    each = zip(sequences, hidden, rows.tolist(), strict=True)
+    return {ids.tobytes(): state[:n] for ids, state, n in each}
 
 
 def _size(number: int) -> str:
     return f"{number / 1e6:,.0f} MB"
 
 
-@torch.inference_mode()
 def run_prefix(
     classifier: SequenceClassifier, sequences: Sequence[TokenIds]
 ) -> tuple[Tensor, Tensor]:
-    """Activations (B, T, C) of a few sequences, computed now, and their lengths (B,)."""
+    """Activations (B, R, C) of a few sequences, computed now, and rows (B,) of each."""
     ids, lengths = pad(sequences, pad_id=0)
-    return classifier.prefix(torch.from_numpy(ids)), torch.tensor(lengths)
+    given = torch.tensor(lengths)
+    return classifier.prefix(torch.from_numpy(ids), given), given + classifier.summary_rows
 
 
-@torch.inference_mode()
 def run_tail(
     classifier: SequenceClassifier,
     sequences: Sequence[TokenIds],
@@ -203,15 +221,40 @@ def run_tail(
 
     Activations are taken from ``store`` where it has them, and computed, not kept, where not.
     """
+    width = classifier.head.out_features
+    return _run(classifier.tail, width, classifier, sequences, store, progress)
+
+
+def run_summary(
+    classifier: SequenceClassifier, sequences: Sequence[TokenIds], store: ActivationStore
+) -> Tensor:
+    """What the probe sees of each text, (n, n_features), float32, likewise."""
+    width = len(classifier.summary_depths) * classifier.decoder.config.hidden_size
+
+    def summary(activations: Tensor, _: Tensor) -> Tensor:
+        return classifier.summary(activations)
+
+    return _run(summary, width, classifier, sequences, store, None)
+
+
+@torch.inference_mode()
+def _run(
+    function: Callable[[Tensor, Tensor], Tensor],
+    width: int,
+    classifier: SequenceClassifier,
+    sequences: Sequence[TokenIds],
+    store: ActivationStore,
+    progress: Progress | None,
+) -> Tensor:
+    """What ``function`` makes of the activations, (n, width), in the sequences' order."""
     if len(sequences) >= WORTH_LOOKING_FOR:
         store.recall(sequences)
-    logits = torch.empty(len(sequences), classifier.head.out_features)
+    results = torch.empty(len(sequences), width)
     lengths = [len(ids) for ids in sequences]
     progress = progress or Silent()
     with progress.task("predict", len(sequences), "texts") as advance:
         for batch in token_budget_batches(lengths, TOKEN_BUDGET):
-            rows = [sequences[i] for i in batch]
-            hidden, length = states_of(classifier, rows, store)
-            logits[torch.from_numpy(batch)] = classifier.tail(hidden, length)
-            advance(len(rows))
-    return logits
+            texts = [sequences[i] for i in batch]
+            results[torch.from_numpy(batch)] = function(*states_of(classifier, texts, store))
+            advance(len(texts))
+    return results

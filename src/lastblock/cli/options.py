@@ -11,11 +11,11 @@ import typer
 from lastblock.config import DataConfig, help_of
 
 
-def setting(config: type, name: str, metavar: str | None = None) -> Any:
-    """A command-line option for one field of a settings class."""
+def setting(config: type, name: str, metavar: str | None = None, *flags: str) -> Any:
+    """A command-line option for one field of a settings class; flags if not the parameter's."""
     default = config.__dataclass_fields__[name].default  # type: ignore[attr-defined]
     return typer.Option(
-        help=help_of(config, name), metavar=metavar, show_default=default is not None
+        *flags, help=help_of(config, name), metavar=metavar, show_default=default is not None
     )
 
 

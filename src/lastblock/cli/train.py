@@ -25,6 +25,7 @@ from lastblock.config import (
     DataConfig,
     DType,
     KeepTogether,
+    LongText,
     ModelConfig,
     Pooling,
     Recipe,
@@ -61,9 +62,12 @@ def configure(
     batch_size: Annotated[int | None, setting(TrainConfig, "batch_size", "N")] = None,
     calibrate: Annotated[bool | None, setting(TrainConfig, "calibrate")] = None,
     depth: Annotated[int | None, setting(ModelConfig, "depth", "N")] = None,
+    train_what: Annotated[str | None, setting(ModelConfig, "train", "WHAT", "--train")] = None,
     trainable_blocks: Annotated[int | None, setting(ModelConfig, "trainable_blocks", "N")] = None,
+    lora_rank: Annotated[int | None, setting(ModelConfig, "lora_rank", "N")] = None,
     pooling: Annotated[Pooling | None, setting(ModelConfig, "pooling")] = None,
     max_length: Annotated[int | None, setting(ModelConfig, "max_length", "N")] = None,
+    long_text: Annotated[LongText | None, setting(ModelConfig, "long_text")] = None,
     dtype: Annotated[DType, setting(ModelConfig, "dtype")] = "auto",
     cache_size: Annotated[float | None, setting(RunConfig, "cache_size", "GB")] = None,
     no_cache: Annotated[
@@ -94,9 +98,12 @@ def configure(
         model=ModelConfig(
             model=model,
             depth=depth,
+            train=train_what,
             trainable_blocks=trainable_blocks,
+            lora_rank=lora_rank,
             pooling=pooling,
             max_length=max_length,
+            long_text=long_text,
             dtype=dtype,
         ),
         train=TrainConfig(

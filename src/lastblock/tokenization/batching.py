@@ -34,3 +34,21 @@ def pad(sequences: Sequence[TokenIds], pad_id: int) -> tuple[npt.NDArray[np.int6
     for row, ids in zip(padded, sequences, strict=True):
         row[: len(ids)] = ids
     return padded, lengths
+
+
+def head_and_tail(ids: TokenIds, length: int) -> TokenIds:
+    """The first and the last tokens of a sequence that is longer than ``length``.
+
+    A quarter from its beginning, the rest from its end, which for reviews was the better part to
+    keep (Sun et al. 2019, section 5.3.1).
+    """
+    if len(ids) <= length:
+        return ids
+    head = length // 4
+    return np.concatenate([ids[:head], ids[head - length :]])
+
+
+def windows(ids: TokenIds, length: int) -> list[TokenIds]:
+    """A sequence in as few parts as ``length`` allows, all about equally long."""
+    parts = max(1, -(-len(ids) // length))
+    return [np.ascontiguousarray(part) for part in np.array_split(ids, parts)]

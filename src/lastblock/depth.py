@@ -1,0 +1,269 @@
+"""CHOOSE DEPTH: where to cut the decoder, from what a probe reads at each depth.
+
+Some of the training texts are taken up through the decoder a block at a time. After every step a
+probe (ridge regression on the last token's state and the mean state, cross-validated) says how
+well the classes can be told apart there; that rises and falls again, as the upper blocks turn to
+predicting the next token. The pass stops once it has fallen. What was computed on the way to the
+chosen depth is kept, so the choice costs little more than the blocks above it; and so are the
+states that were probed, so the next choice on the same texts costs no pass at all.
+
+Knows token ids and class numbers; no text, no files. Only training texts may be given.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lastblock.activations import TOKEN_BUDGET, ActivationStore
+from lastblock.classifier import mean_state, split_rounding
+from lastblock.decoder.decoder import Decoder
+from lastblock.probe import fit_probe
+from lastblock.runtime import Progress, Silent
+from lastblock.tokenization.batching import TokenIds, pad, token_budget_batches
+
+# Texts that are probed, and their tokens: more would tell little more, and all these states of a
+# few depths are held in memory.
+MOST_TEXTS = 512
+MOST_TOKENS = 32_768
+# Depths that are probed, as shares of the decoder, at about every fifteenth. Above, a probe may
+# still gain, but a tail loses on every set that was looked at (docs/experiments.md).
+LOWEST, HIGHEST, STEPS = 1 / 3, 3 / 4, 15
+# Depths for the mean states that the classifier's own probe sees, as shares of the decoder.
+SUMMARY = (1 / 4, 1 / 2)
+# The pass does not stop before this share, and not before so many depths in a row were out of the
+# running.
+NOT_BEFORE, PATIENCE = 1 / 2, 2
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How many blocks stay frozen below the trained ones, and what that was chosen from.
+
+    ``accuracy`` is the probe's, cross-validated over ``texts`` training texts, after each number
+    of blocks in ``depths``. ``activations`` are those of the probed texts that had to be computed,
+    by the bytes of their token ids; ``tokens`` is how many that were.
+    """
+
+    frozen_blocks: int
+    summary_depths: tuple[int, ...]
+    depths: list[int]
+    accuracy: list[float]
+    texts: int
+    reason: str
+    activations: dict[bytes, Tensor] = field(repr=False)
+    tokens: int
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "frozen_blocks": self.frozen_blocks,
+            "summary_depths": list(self.summary_depths),
+            "depths": self.depths,
+            "accuracy": self.accuracy,
+            "texts": self.texts,
+            "reason": self.reason,
+        }
+
+
+def summary_depths(n_layers: int, frozen_blocks: int) -> tuple[int, ...]:
+    """Depths of the mean states beside a tail that stands on ``frozen_blocks`` of ``n_layers``."""
+    wanted = {min(max(1, round(n_layers * share)), frozen_blocks) for share in SUMMARY}
+    return tuple(sorted(wanted - {0}))
+
+
+def candidates(n_layers: int, trainable_blocks: int) -> list[int]:
+    """Numbers of frozen blocks that come into question below so many trainable ones."""
+    step = max(1, round(n_layers / STEPS))
+    most = n_layers - trainable_blocks
+    lowest, highest = max(1, round(n_layers * LOWEST)), min(most, round(n_layers * HIGHEST))
+    return list(range(min(lowest, highest), highest + 1, step))
+
+
+def choose_depth(
+    decoder: Decoder,
+    sequences: Sequence[TokenIds],
+    targets: Tensor,
+    trainable_blocks: int,
+    states: ActivationStore,
+    progress: Progress | None = None,
+) -> Choice:
+    """Choose how many blocks to freeze, from training texts alone.
+
+    Args:
+        decoder: whole, in the dtype its frozen blocks will compute in.
+        sequences: token ids of the training texts.
+        targets: class numbers (n,), or indicators (n, n_classes) for several labels a text.
+        trainable_blocks: how many blocks must be left above the frozen ones.
+        states: keeps the probed states of each text, (2 x depths, C), for the next time.
+        progress: where to show how it goes on.
+    """
+    n_layers = decoder.config.num_hidden_layers
+    wanted = candidates(n_layers, trainable_blocks)
+    picked = sample(sequences)
+    texts, truth = [sequences[i] for i in picked], targets[picked]
+    known = states.known(texts)
+    unknown = [ids for ids in texts if ids.tobytes() not in known]
+    climb = _Climb(decoder, unknown)
+    curve = Curve(len(texts))
+    pooled: dict[bytes, list[Tensor]] = {key: [*rows.float()] for key, rows in known.items()}
+    running: dict[int, list[Tensor]] = {}
+    means: dict[int, Tensor] = {}
+    progress = progress or Silent()
+    with progress.task("choosing depth", len(wanted), "depths") as advance:
+        for depth in wanted:
+            for below in climb.up_to(depth):
+                means[below] = climb.pooled()[1]
+            climb.record(pooled)
+            at = 2 * len(curve.depths)
+            if any(len(pooled[ids.tobytes()]) < at + 2 for ids in texts):
+                break  # an earlier choice had no need to go on either
+            features = [torch.cat(pooled[ids.tobytes()][at : at + 2]) for ids in texts]
+            probe = fit_probe(torch.stack(features), truth)
+            curve.add(depth, _accuracy(probe.out_of_fold, truth))
+            advance(1)
+            running[depth] = climb.states
+            running = {d: x for d, x in running.items() if d in curve.in_the_running()}
+            if depth >= NOT_BEFORE * n_layers and curve.has_fallen():
+                break
+    states.put({ids.tobytes(): torch.stack(pooled[ids.tobytes()]) for ids in unknown}, progress)
+    frozen = curve.chosen()
+    summary = summary_depths(n_layers, frozen)
+    reusable = running.get(frozen, []) if unknown else []
+    return Choice(
+        frozen_blocks=frozen,
+        summary_depths=summary,
+        depths=curve.depths,
+        accuracy=curve.accuracy,
+        texts=len(texts),
+        reason=curve.reason(),
+        activations=climb.activations(reusable, [means[d] for d in summary if d in means]),
+        tokens=sum(len(ids) for ids in unknown),
+    )
+
+
+def sample(sequences: Sequence[TokenIds]) -> list[int]:
+    """Rows of the texts to probe: drawn by what they say, so that another seed's are the same."""
+
+    def drawn(row: int) -> bytes:
+        return hashlib.blake2b(sequences[row].tobytes(), digest_size=8).digest()
+
+    rows: list[int] = []
+    tokens, seen = 0, set[bytes]()
+    for row in sorted(range(len(sequences)), key=drawn):
+        ids = sequences[row].tobytes()
+        if ids in seen:
+            continue
+        tokens += len(sequences[row])
+        if rows and (len(rows) == MOST_TEXTS or tokens > MOST_TOKENS):
+            break
+        seen.add(ids)
+        rows.append(row)
+    return sorted(rows)
+
+
+def _accuracy(logits: Tensor, targets: Tensor) -> float:
+    """Share of texts right; of labels right for several a text."""
+    right = logits.argmax(1) == targets if targets.dim() == 1 else (logits > 0) == (targets > 0)
+    return float(right.double().mean())
+
+
+class Curve:
+    """Accuracy by depth, from ``n`` texts, and what follows from it.
+
+    A depth's accuracy is smoothed with its neighbours'. In the running are depths within a
+    standard error of the best; chosen is the middle one of them, as neither end is safe: below,
+    the tail has less to build on, above, it costs more.
+    """
+
+    def __init__(self, n: int) -> None:
+        self.n = n
+        self.depths: list[int] = []
+        self.accuracy: list[float] = []
+
+    def add(self, depth: int, accuracy: float) -> None:
+        self.depths.append(depth)
+        self.accuracy.append(accuracy)
+
+    def smoothed(self) -> list[float]:
+        padded = [self.accuracy[0], *self.accuracy, self.accuracy[-1]]
+        return [
+            (a + 2 * b + c) / 4 for a, b, c in zip(padded, padded[1:], padded[2:], strict=False)
+        ]
+
+    def in_the_running(self) -> list[int]:
+        smooth = self.smoothed()
+        best = max(smooth)
+        margin = math.sqrt(max(best * (1 - best), 1 / self.n) / self.n)
+        return [d for d, a in zip(self.depths, smooth, strict=True) if a >= best - margin]
+
+    def has_fallen(self) -> bool:
+        return not set(self.depths[-PATIENCE:]) & set(self.in_the_running())
+
+    def chosen(self) -> int:
+        running = self.in_the_running()
+        return running[len(running) // 2]
+
+    def reason(self) -> str:
+        running, chosen = self.in_the_running(), self.chosen()
+        at = self.accuracy[self.depths.index(chosen)]
+        among = (
+            f"the best of depths {self.depths[0]} to {self.depths[-1]}"
+            if len(running) == 1
+            else f"in the middle of depths {running[0]} to {running[-1]}, which are about as good"
+        )
+        return (
+            f"a linear probe on {self.n:,} training texts is right in {at:.1%} after block "
+            f"{chosen}, {among}"
+        )
+
+
+class _Climb:
+    """A few texts on their way up through a decoder, in batches of like length."""
+
+    def __init__(self, decoder: Decoder, sequences: Sequence[TokenIds]) -> None:
+        self.decoder, self.sequences, self.depth = decoder, sequences, 0
+        self.batches = [*token_budget_batches([len(s) for s in sequences], TOKEN_BUDGET)]
+        padded = [pad([sequences[i] for i in batch], pad_id=0) for batch in self.batches]
+        self.lengths = [torch.tensor(lengths) for _, lengths in padded]
+        with torch.inference_mode():
+            self.states = [decoder.embed(torch.from_numpy(ids)) for ids, _ in padded]
+
+    def up_to(self, depth: int) -> Iterator[int]:
+        """Go up a block at a time, to ``depth``, and say how many are below."""
+        while self.depth < depth:
+            with torch.inference_mode():
+                run = self.decoder.run
+                self.states = [run(x, self.depth, self.depth + 1) for x in self.states]
+            self.depth += 1
+            yield self.depth
+
+    def pooled(self) -> tuple[Tensor, Tensor]:
+        """Last token's states and mean states, each (n, C) float32, in the texts' order."""
+        last = torch.empty(len(self.sequences), self.decoder.config.hidden_size)
+        mean = torch.empty_like(last)
+        for x, batch, lengths in zip(self.states, self.batches, self.lengths, strict=True):
+            rows = torch.from_numpy(batch)
+            last[rows] = x[torch.arange(len(x)), lengths - 1].float()
+            mean[rows] = mean_state(x.float(), lengths)
+        return last, mean
+
+    def record(self, pooled: dict[bytes, list[Tensor]]) -> None:
+        """Add what is pooled here to each text's list."""
+        for ids, last, mean in zip(self.sequences, *self.pooled(), strict=True):
+            pooled.setdefault(ids.tobytes(), []).extend((last, mean))
+
+    def activations(self, states: Sequence[Tensor], means: Sequence[Tensor]) -> dict[bytes, Tensor]:
+        """Each text's activations as ``SequenceClassifier.prefix`` gives them."""
+        found = {}
+        for x, batch in zip(states, self.batches if states else (), strict=True):
+            for state, i in zip(x, batch, strict=True):
+                ids = self.sequences[i]
+                heads = [row for mean in means for row in split_rounding(mean[i : i + 1], x.dtype)]
+                found[ids.tobytes()] = torch.cat([*heads, state[: len(ids)]])
+        return found

@@ -1,0 +1,170 @@
+"""Probes: what a linear readout finds in frozen states, without training anything.
+
+Ridge regression on class indicators has a closed form, so a probe costs next to nothing once the
+states are there. Two uses: to choose the depth at which a decoder is cut, and to stand beside the
+tail in the classifier (``SequenceClassifier.probe``): with few examples it is the better of the
+two, with many it still knows things that the last token does not say.
+
+Knows states and class numbers; no text, no files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from sklearn.model_selection import KFold, StratifiedKFold
+from torch import Tensor
+from torch.nn import functional as F
+
+# Ridge penalties tried, in units of the features' summed variance.
+PENALTIES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+FOLDS = 5
+# Factors tried for turning a ridge's scores, which lie around -1 and 1, into logits.
+SHARPNESS = tuple(2.0 ** (i / 2) for i in range(-2, 11))
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A linear map from features to logits, and how it did on texts it was not fitted on.
+
+    ``weight`` (n_classes, n_features) and ``bias`` (n_classes,) are for features as they come.
+    ``out_of_fold`` (n, n_classes) are logits of each text from a fit without its fold.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    out_of_fold: Tensor
+    penalty: float
+
+
+def fit_probe(features: Tensor, targets: Tensor, weights: Tensor | None = None) -> Probe:
+    """Fit a ridge regression on class indicators, its penalty chosen by cross-validation.
+
+    Features are standardised first. The penalty is that with the smallest squared error on
+    texts left out, and the scores are sharpened into logits by the factor that gives those texts
+    the smallest cross-entropy (Hoerl & Kennard 1970; Platt 1999 for the scale).
+
+    Args:
+        features: (n, n_features).
+        targets: class numbers (n,) int64, or indicators (n, n_classes) for several labels a text.
+        weights: of each text, (n,).
+    """
+    x = features.double()
+    w = torch.ones(len(x), dtype=torch.double) if weights is None else weights.double()
+    w = w / w.mean()
+    mean = (w[:, None] * x).mean(0)
+    scale = (w[:, None] * (x - mean) ** 2).mean(0).sqrt().clamp_min(1e-6)
+    x = (x - mean) / scale
+    indicator = targets.double() if targets.dim() == 2 else F.one_hot(targets).double()
+    signed = 2 * indicator - 1
+
+    ridge = _Ridge(x, signed, w)
+    penalties = [penalty * x.shape[1] for penalty in PENALTIES]
+    left_out = torch.zeros(len(penalties), *signed.shape, dtype=torch.double)
+    for fitted_on, held in folds(targets, FOLDS):
+        for i, scores in enumerate(ridge.scores(fitted_on, held, penalties)):
+            left_out[i, held] = scores
+    errors = (w[:, None] * (left_out - signed) ** 2).mean((1, 2))
+    best = int(errors.argmin())
+    losses = [cross_entropy(left_out[best] * sharp, targets, w) for sharp in SHARPNESS]
+    sharp = SHARPNESS[int(np.argmin(losses))]
+    weight, bias = ridge.solve(penalties[best])
+    weight = sharp * weight / scale[:, None]
+    return Probe(
+        weight=weight.T.float().contiguous(),
+        bias=(sharp * bias - mean @ weight).float(),
+        out_of_fold=(sharp * left_out[best]).float(),
+        penalty=PENALTIES[best],
+    )
+
+
+def folds(targets: Tensor, k: int) -> list[tuple[Tensor, Tensor]]:
+    """Rows to fit on and rows held out, of each fold; stratified as far as classes are large."""
+    rows = np.arange(len(targets))
+    strata = _strata(targets, k)
+    split: Any = KFold(min(k, len(rows)), shuffle=True, random_state=0)
+    if strata is not None:
+        split = StratifiedKFold(k, shuffle=True, random_state=0)
+    return [
+        (torch.from_numpy(fit), torch.from_numpy(held)) for fit, held in split.split(rows, strata)
+    ]
+
+
+def _strata(targets: Tensor, k: int) -> npt.NDArray[np.int64] | None:
+    """Class numbers, those of classes with fewer than ``k`` texts made one of their own."""
+    if targets.dim() == 2:
+        return None
+    numbers = targets.numpy()
+    counts = np.bincount(numbers)
+    if counts.max() < k:
+        return None
+    strata = np.where(counts[numbers] >= k, numbers, -1)
+    if (strata == -1).sum() < k:
+        strata = np.where(strata == -1, counts.argmax(), strata)
+    return strata.astype(np.int64)
+
+
+def cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> float:
+    """Weighted mean cross-entropy (nats); binary, over labels too, where ``targets`` are 2-D.
+
+    Targets are drawn in a little from 0 and 1, the more the fewer texts there are (Platt 1999,
+    section 2.2): else a few texts that are told apart would ask for any certainty.
+    """
+    n, classes = logits.shape
+    if targets.dim() == 2:
+        drawn_in = (targets.to(logits.dtype) * n + 1) / (n + 2)
+        each = F.binary_cross_entropy_with_logits(logits, drawn_in, reduction="none").mean(1)
+    else:
+        smoothing = classes / (n + classes)
+        each = F.cross_entropy(logits, targets, reduction="none", label_smoothing=smoothing)
+    return float(each.mean() if weights is None else (weights * each).mean())
+
+
+class _Ridge:
+    """Weighted ridge regressions on subsets of the same rows, in whichever form is the smaller.
+
+    With fewer rows than features the dual (products of rows), else the primal, from which a
+    held-out fold's products are taken away rather than all others' computed again.
+    """
+
+    def __init__(self, x: Tensor, y: Tensor, w: Tensor) -> None:
+        root = w.sqrt()[:, None]
+        self.x, self.y, self.root = x, y, root
+        self.dual = len(x) <= x.shape[1]
+        # What is left out of the penalty, the mean, is fitted by centring the targets.
+        self.mean = (w[:, None] * y).mean(0)
+        self.products = root * x @ (root * x).T if self.dual else (root * x).T @ (root * x)
+
+    def scores(self, fitted_on: Tensor, held: Tensor, penalties: Sequence[float]) -> list[Tensor]:
+        """Scores (held, n_classes) of the rows held out, for each penalty."""
+        root = self.root[fitted_on]
+        mean = (root**2 * self.y[fitted_on]).sum(0) / (root**2).sum()
+        y = root * (self.y[fitted_on] - mean)
+        if self.dual:
+            between = self.products[held][:, fitted_on] / self.root[held]
+            inner = self.products[fitted_on][:, fitted_on]
+            return [between @ _solve(inner, penalty, y) + mean for penalty in penalties]
+        away = self.root[held] * self.x[held]
+        inner = self.products - away.T @ away
+        outer = (root * self.x[fitted_on]).T @ y
+        return [self.x[held] @ _solve(inner, penalty, outer) + mean for penalty in penalties]
+
+    def solve(self, penalty: float) -> tuple[Tensor, Tensor]:
+        """Weight (n_features, n_classes) and bias (n_classes,), from all rows."""
+        y = self.root * (self.y - self.mean)
+        x = self.root * self.x
+        if self.dual:
+            return x.T @ _solve(self.products, penalty, y), self.mean
+        return _solve(self.products, penalty, x.T @ y), self.mean
+
+
+def _solve(products: Tensor, penalty: float, y: Tensor) -> Tensor:
+    eye = torch.eye(len(products), dtype=products.dtype)
+    return torch.cholesky_solve(y, torch.linalg.cholesky(products + penalty * eye))

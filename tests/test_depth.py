@@ -1,0 +1,107 @@
+"""Where the decoder is cut, on tiny random decoders."""
+
+import numpy as np
+import pytest
+import torch
+from tiny import random_decoder
+
+from lastblock.activations import ActivationStore, run_prefix
+from lastblock.classifier import SequenceClassifier
+from lastblock.depth import Choice, Curve, candidates, choose_depth, sample, summary_depths
+from lastblock.tokenization.batching import TokenIds
+
+
+def texts(n: int = 60) -> tuple[list[TokenIds], torch.Tensor]:
+    """Token ids of two kinds: low numbers and high."""
+    rng = np.random.default_rng(torch.randint(0, 2**31, ()).item())
+    kinds = rng.integers(0, 2, n)
+    ids = [rng.integers(0, 60, rng.integers(1, 30), dtype=np.int32) + 30 * k for k in kinds]
+    return [i.astype(np.int32) for i in ids], torch.from_numpy(kinds)
+
+
+def choose(store: ActivationStore, n: int = 60, blocks: int = 1) -> tuple[Choice, list[TokenIds]]:
+    ids, kinds = texts(n)
+    return choose_depth(random_decoder(), ids, kinds, blocks, store), ids
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_was_computed_while_choosing_is_what_the_prefix_computes(dtype: torch.dtype) -> None:
+    decoder = random_decoder()
+    ids, kinds = texts()
+    choice = choose_depth(decoder.to(dtype), ids, kinds, 1, ActivationStore())
+    assert choice.activations
+    classifier = SequenceClassifier(
+        decoder,
+        2,
+        trainable_blocks=decoder.depth - choice.frozen_blocks,
+        summary_depths=choice.summary_depths,
+    )
+    tolerance = 1e-5 if dtype == torch.float32 else 0.05
+    with torch.no_grad():
+        for text in ids:
+            computed, rows = run_prefix(classifier, [text])
+            reused = choice.activations[text.tobytes()]
+            assert reused.dtype == dtype
+            assert len(reused) == rows.item()
+            torch.testing.assert_close(reused, computed[0], rtol=tolerance, atol=tolerance)
+
+
+def test_choosing_again_costs_no_pass_and_chooses_the_same() -> None:
+    decoder, store = random_decoder(), ActivationStore()
+    ids, kinds = texts()
+    first = choose_depth(decoder, ids, kinds, 1, store)
+    again = choose_depth(decoder, ids, kinds, 1, store)
+    assert first.tokens > 0
+    assert again.tokens == 0
+    assert again.to_dict() == first.to_dict()
+    more, more_kinds = texts(5)
+    mixed = choose_depth(decoder, ids + more, torch.cat([kinds, more_kinds]), 1, store)
+    assert mixed.tokens == sum(len(text) for text in more)
+
+
+def test_the_sample_does_not_depend_on_order_and_has_no_text_twice() -> None:
+    ids, _ = texts(2000)
+    rows = sample(ids)
+    assert len({ids[i].tobytes() for i in rows}) == len(rows) == 512
+    order = np.random.default_rng(0).permutation(len(ids))
+    shuffled = [ids[i] for i in order]
+    assert {shuffled[i].tobytes() for i in sample(shuffled)} == {ids[i].tobytes() for i in rows}
+
+
+def test_candidates_leave_room_for_the_trained_blocks() -> None:
+    assert candidates(30, 1) == [10, 12, 14, 16, 18, 20, 22]
+    assert candidates(12, 1) == [4, 5, 6, 7, 8, 9]
+    assert candidates(4, 3) == [1]
+    assert candidates(1, 1) == [0]
+    assert candidates(2, 0) == [1, 2]
+
+
+def test_summary_depths_stay_below_the_tail() -> None:
+    assert summary_depths(30, 18) == (8, 15)
+    assert summary_depths(30, 10) == (8, 10)
+    assert summary_depths(30, 0) == ()
+    assert summary_depths(2, 1) == (1,)
+
+
+def test_the_middle_of_the_depths_about_as_good_as_the_best() -> None:
+    curve = Curve(10_000)
+    for depth, accuracy in enumerate([0.5, 0.6, 0.8, 0.8, 0.8, 0.6, 0.5]):
+        curve.add(depth, accuracy)
+    assert curve.in_the_running() == [3]
+    assert curve.chosen() == 3
+    assert curve.has_fallen()
+    few = Curve(20)
+    for depth, accuracy in enumerate([0.7, 0.75, 0.8, 0.75, 0.7]):
+        few.add(depth, accuracy)
+    assert few.in_the_running() == [0, 1, 2, 3, 4]
+    assert few.chosen() == 2
+    assert "in the middle of depths 0 to 4" in few.reason()
+    assert not few.has_fallen()
+
+
+@pytest.mark.parametrize("blocks", [0, 1, 2, 3])
+def test_any_number_of_trained_blocks(blocks: int) -> None:
+    choice, _ = choose(ActivationStore(), blocks=blocks)
+    assert 0 < choice.frozen_blocks <= 4 - blocks
+    assert choice.texts == 60
+    assert len(choice.depths) == len(choice.accuracy)

@@ -1,0 +1,84 @@
+"""Probes against scikit-learn's ridge regression, on fresh random features."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import Ridge
+from sklearn.metrics import log_loss
+from sklearn.preprocessing import StandardScaler
+
+from lastblock.probe import FOLDS, PENALTIES, SHARPNESS, cross_entropy, fit_probe, folds
+
+
+def features(n: int, size: int, classes: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
+    """Random features that say something about the class, of very different sizes."""
+    targets = torch.randint(0, classes, (n,))
+    means = torch.randn(classes, size)
+    x = (means[targets] + 2 * torch.randn(n, size)) * torch.logspace(-2, 2, size)
+    return x + 100, targets
+
+
+@pytest.mark.parametrize(("n", "size"), [(40, 90), (120, 15)], ids=["dual", "primal"])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_probe_is_a_sharpened_ridge_regression(n: int, size: int, weighted: bool) -> None:
+    x, targets = features(n, size)
+    weights = torch.rand(n) + 0.2 if weighted else None
+    probe = fit_probe(x, targets, weights)
+    w = np.ones(n) if weights is None else weights.double().numpy() / weights.mean().item()
+    scaled = StandardScaler().fit(x.double().numpy(), sample_weight=w).transform(x.double().numpy())
+    signed = 2 * np.eye(3)[targets.numpy()] - 1
+    # scikit-learn centres the features that it is given; ours are centred already.
+    ridge = Ridge(alpha=probe.penalty * size).fit(scaled, signed, sample_weight=w)
+    logits = (x.double() @ probe.weight.double().T + probe.bias.double()).numpy()
+    expected = ridge.predict(scaled)
+    sharpness = (logits / expected).mean()
+    assert min(abs(sharpness - s) for s in SHARPNESS) < 1e-3 * sharpness
+    np.testing.assert_allclose(logits, sharpness * expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(("n", "size"), [(40, 90), (120, 15)], ids=["dual", "primal"])
+def test_out_of_fold_logits_come_from_fits_without_the_fold(n: int, size: int) -> None:
+    x, targets = features(n, size)
+    probe = fit_probe(x, targets)
+    scaled = StandardScaler().fit_transform(x.double().numpy())
+    signed = 2 * np.eye(3)[targets.numpy()] - 1
+    expected = np.empty((n, 3))
+    for fit, held in folds(targets, FOLDS):
+        # The features keep the mean of all texts: no text's class is in it.
+        ridge = Ridge(alpha=probe.penalty * size, fit_intercept=False)
+        mean = signed[fit].mean(0)
+        ridge.fit(scaled[fit], signed[fit] - mean)
+        expected[held] = ridge.predict(scaled[held]) + mean
+    sharpness = (probe.out_of_fold.numpy() / expected).mean()
+    np.testing.assert_allclose(probe.out_of_fold, sharpness * expected, rtol=1e-3, atol=1e-3)
+
+
+def test_several_labels_a_text() -> None:
+    x, targets = features(80, 20)
+    indicators = torch.nn.functional.one_hot(targets, 3)
+    one, several = fit_probe(x, targets), fit_probe(x, indicators)
+    assert one.penalty in PENALTIES
+    assert several.weight.shape == (3, 20)
+    assert ((several.out_of_fold > 0) == (indicators > 0)).float().mean() > 0.7
+
+
+@pytest.mark.parametrize("counts", [[1, 1], [2, 9], [1, 1, 1, 30], [3, 3, 3], [6, 1]])
+def test_every_text_is_left_out_once_whatever_the_classes(counts: list[int]) -> None:
+    targets = torch.tensor([c for c, count in enumerate(counts) for _ in range(count)])
+    left_out = torch.cat([held for _, held in folds(targets, 5)])
+    assert sorted(left_out.tolist()) == list(range(len(targets)))
+    fit_probe(torch.randn(len(targets), 4), targets)
+
+
+def test_cross_entropy_is_that_of_targets_drawn_in() -> None:
+    logits, targets = torch.randn(50, 4).double(), torch.randint(0, 4, (50,))
+    weights = torch.rand(50).double()
+    probabilities = torch.softmax(logits, 1).numpy()
+    drawn_in = (np.eye(4)[targets.numpy()] * 50 + 1) / 54
+    each = -(drawn_in * np.log(probabilities)).sum(1)
+    assert cross_entropy(logits, targets) == pytest.approx(each.mean())
+    assert cross_entropy(logits, targets, weights) == pytest.approx((weights.numpy() * each).mean())
+    many = torch.randn(200_000, 2).double()
+    labels = torch.randint(0, 2, (200_000,))
+    plain = log_loss(labels, torch.softmax(many, 1).numpy())
+    assert cross_entropy(many, labels) == pytest.approx(plain, rel=1e-4)
