@@ -62,11 +62,10 @@ class Choice:
 
     def to_dict(self) -> dict[str, Any]:
         return {
-            "frozen_blocks": self.frozen_blocks,
-            "summary_depths": list(self.summary_depths),
             "depths": self.depths,
             "accuracy": self.accuracy,
             "texts": self.texts,
+            "chosen": {"depth": self.frozen_blocks},
             "reason": self.reason,
         }
 
@@ -218,8 +217,8 @@ class Curve:
             else f"in the middle of depths {running[0]} to {running[-1]}, which are about as good"
         )
         return (
-            f"a linear probe on {self.n:,} training texts is right in {at:.1%} after block "
-            f"{chosen}, {among}"
+            f"A linear probe is right in {at:.1%} of {self.n:,} training texts after block "
+            f"{chosen}, {among}."
         )
 
 

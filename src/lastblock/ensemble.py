@@ -43,8 +43,17 @@ class Mixture:
     measured_on: str
     penalty: float
 
+    @property
+    def reason(self) -> str:
+        """The same in a sentence."""
+        share = self.probe / (self.tail + self.probe)
+        return (
+            f"The probe of mean states counts {share:.0%}, the tail the rest, as {self.texts:,} "
+            f"texts of the {self.measured_on} had it."
+        )
+
     def to_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        return {**dataclasses.asdict(self), "reason": self.reason}
 
 
 def add_probe(
@@ -76,7 +85,7 @@ def add_probe(
     else:
         tail_says = _out_of_fold(classifier, store, train, settings, untrained, progress)
         probe_says = probe.out_of_fold
-        judged, measured_on = train, f"{FOLDS}-fold cross-validation of the training part"
+        judged, measured_on = train, f"training part ({FOLDS}-fold cross-validation)"
     weights = None if judged.weights is None else torch.from_numpy(judged.weights)
     tail, share = weigh(tail_says, probe_says, torch.from_numpy(judged.labels), weights)
     classifier.join(probe.weight, probe.bias, tail, share)

@@ -74,7 +74,8 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         model_: the TextModel that predicts.
         history_: losses and accuracies seen while training.
         calibration_: the temperature that the validation texts ask for.
-        choice_: how the depth was chosen, and how tail and probe were weighed; as in report.json.
+        choice_: how the depth was chosen, as in report.json; None where it was given.
+        mixture_: how tail and probe were weighed, likewise; None where there is no probe.
         initial_tail_: the tail's weights before training, by name.
         seconds_: time spent by step.
 
@@ -168,7 +169,8 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             train = _encode(tokenizer, settings, fit_on, progress)
             validate = held_out and _encode(tokenizer, settings, held_out)
         computed: dict[bytes, Tensor] = {}
-        self.choice_: dict[str, Any] = {}
+        self.choice_: dict[str, Any] | None = None
+        self.mixture_: dict[str, Any] | None = None
         if recipe.chooses_depth(settings, model_config):
             with watch("activations"):
                 choice = self._choose_depth(files, train, settings, progress)
@@ -176,7 +178,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 settings, shape, choice.frozen_blocks + settings.trainable_blocks
             )
             progress.say(
-                f"{settings.depth} of {shape.num_hidden_layers} blocks kept: {choice.reason}"
+                f"{settings.depth} of {shape.num_hidden_layers} blocks kept. {choice.reason}"
             )
             computed, self.choice_ = choice.activations, choice.to_dict()
         with watch("weights"):
@@ -208,7 +210,8 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 mixture = add_probe(
                     classifier, store, train, validate, settings, untrained, progress
                 )
-                self.choice_["mixture"] = mixture.to_dict()
+                progress.say(mixture.reason)
+                self.mixture_ = mixture.to_dict()
             model = TextModel(tokenizer, classifier, self.classes_.tolist(), settings, store)
             self.calibration_ = _calibrate(model, validate)
         self.model_, self.seconds_ = model, dict(watch.seconds)

@@ -74,15 +74,11 @@ def worst_classes(curves: Facts, per_class: Facts) -> list[str]:
 
 
 def depth_curve(choice: Facts) -> Figure:
-    """Validation accuracy of a simple probe on the states after each depth; the chosen one."""
+    """Cross-validated accuracy of a linear probe after each number of blocks; the chosen one."""
     figure, axes = _empty()
     depths = choice["depths"]
-    for (colour, dashes), pooling in zip(_LOOKS, ("last", "mean"), strict=False):
-        values = choice.get(pooling)
-        if values:
-            axes.plot(
-                depths, values, dashes, color=colour, marker="o", ms=4, label=f"pooling {pooling}"
-            )
+    colour, dashes = _LOOKS[0]
+    axes.plot(depths, choice["accuracy"], dashes, color=colour, marker="o", ms=4)
     chosen = choice.get("chosen", {}).get("depth")
     if chosen is not None:
         axes.axvline(chosen, color=INK, linewidth=1)
@@ -96,10 +92,9 @@ def depth_curve(choice: Facts) -> Figure:
             color=INK,
             fontsize=9,
         )
-    axes.set_xlabel("depth (blocks kept)")
+    axes.set_xlabel("frozen blocks below")
     _percent_axis(axes.yaxis)
     _whole_numbers(axes)
-    _legend(axes)
     return figure
 
 
