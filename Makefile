@@ -42,8 +42,9 @@ bench: $(DEV) ## measure what the README says about speed
 bench-serve: $(DEV) ## load the server from a second process, for some minutes
 	$(VENV)/bin/python benchmarks/serve.py
 
-docs: $(DEV) ## write docs/cli.md from --help, and the tree in README.md
+docs: $(DEV) ## write docs/cli.md from --help, docs/report.md, and the tree in README.md
 	$(VENV)/bin/python docs/write_cli.py
+	$(VENV)/bin/python docs/write_report.py
 	$(VENV)/bin/python docs/write_tree.py
 
 clean: ## remove everything that the verbs made

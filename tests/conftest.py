@@ -25,7 +25,7 @@ def lastblock_data() -> Path:
     return Path(folder)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def project_root() -> Path:
     return ROOT
 

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jsonschema_rs
 import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, log_loss, matthews_corrcoef
@@ -54,6 +55,16 @@ def run(
     said = Said()
     result = finetune(config(pretrained, data, folder / "m", recipe=request.param), said)
     return result, said.lines, folder
+
+
+def test_the_report_is_as_its_schema_says(
+    run: tuple[FinetuneResult, list[str], Path], project_root: Path
+) -> None:
+    schema = json.loads((project_root / "docs" / "report.schema.json").read_text("utf-8"))
+    report = json.loads((run[2] / "m" / "report.json").read_text("utf-8"))
+    found = jsonschema_rs.validator_for(schema).iter_errors(report)
+    assert [error.message for error in found] == []
+    assert set(report) <= set(schema["properties"])
 
 
 def test_the_report_has_what_it_promises(run: tuple[FinetuneResult, list[str], Path]) -> None:

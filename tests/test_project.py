@@ -122,6 +122,14 @@ def test_the_command_line_reference_is_up_to_date(project_root: Path) -> None:
     assert written == rendered, "run `make docs`"
 
 
+def test_the_report_s_reference_is_the_schema(project_root: Path) -> None:
+    import runpy
+
+    written = (project_root / "docs" / "report.md").read_text(encoding="utf-8")
+    rendered = runpy.run_path(str(project_root / "docs" / "write_report.py"))["render"]()
+    assert written == rendered, "run `make docs`"
+
+
 def test_the_readme_s_tree_is_the_real_one(project_root: Path) -> None:
     code = (
         f"import sys; sys.path.insert(0, {str(project_root / 'docs')!r})\n"

@@ -4,6 +4,7 @@ import json
 import re
 from html.parser import HTMLParser
 
+import jsonschema_rs
 import numpy as np
 import pytest
 from huggingface_hub import ModelCard
@@ -240,6 +241,22 @@ def test_the_verdict_is_honest(tmp_path, ours, baseline, words):
     _, card, page = _write(tmp_path, facts)
     assert words in card
     assert words in _Page(page).text
+
+
+@pytest.fixture(scope="module")
+def schema(project_root):
+    text = (project_root / "docs" / "report.schema.json").read_text(encoding="utf-8")
+    return jsonschema_rs.validator_for(json.loads(text))
+
+
+def test_reports_are_as_their_schema_says(tmp_path, schema):
+    for facts, seen in [
+        (report(), history()),
+        (report(sizes={"train": 30}), History()),
+        (full_report(["a", "b", "c"]), history(validation=False)),
+    ]:
+        written, _, _ = _write(tmp_path, facts, seen)
+        assert [error.message for error in schema.iter_errors(written)] == []
 
 
 @pytest.mark.parametrize("k", [2, 6, 77])
