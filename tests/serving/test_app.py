@@ -1,8 +1,11 @@
 """The addresses: what they answer, what they refuse, and that nothing of a text is logged."""
 
+import csv
+import io
 import json
 import logging
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,8 @@ import pytest
 from servers import client_of, metric
 from starlette.testclient import TestClient
 
+from lastblock import checkpoint
+from lastblock.decision import Decision
 from lastblock.explanation import log_odds
 from lastblock.inference import TextModel
 from lastblock.serving import schemas
@@ -51,6 +56,61 @@ def test_a_text_that_was_cut_says_so(client: TestClient, model: TextModel) -> No
     assert prediction["truncated"]
 
 
+def served_with(decision: Decision, model: TextModel, folder: Path) -> dict[str, Any]:
+    """The answer to ``TEXTS`` of the model with another decision."""
+    checkpoint.save(replace(model, decision=decision), folder / "sms")
+    with client_of(folder / "sms") as client:
+        body = client.post("/v1/predict", json={"texts": TEXTS}).json()
+        assert client.get("/v1/model").json()["decision"] == body["decision"]
+        schemas.PredictResponse.model_validate(body)
+        file = "text\n" + "".join(f'"{text}"\n' for text in TEXTS)
+        response = client.post(
+            "/v1/predict/file", content=file, headers={"Content-Type": "text/csv"}
+        )
+        rows = list(csv.DictReader(io.StringIO(response.text)))
+    return {**body, "rows": [row["predicted_label"] for row in rows]}
+
+
+def test_a_threshold_is_applied(model: TextModel, tmp_path: Path) -> None:
+    probabilities = model.predict_proba(TEXTS)[:, 1]
+    middle = float(np.sort(probabilities)[1])
+    body = served_with(Decision(thresholds=(middle,)), model, tmp_path)
+    wanted = ["spam" if p >= middle - 1e-6 else "ham" for p in probabilities]
+    assert [p["label"] for p in body["predictions"]] == body["rows"] == wanted
+    assert body["decision"]["thresholds"] == {"spam": middle}
+    for prediction in body["predictions"]:
+        assert prediction["labels"] == [prediction["label"]]
+        assert prediction["probability"] == prediction["probabilities"][prediction["label"]]
+
+
+def test_what_is_too_unsure_is_said_to_be(model: TextModel, tmp_path: Path) -> None:
+    sureness = model.predict_proba(TEXTS).max(axis=1)
+    least = float(np.sort(sureness)[1]) + 1e-4
+    body = served_with(Decision(abstain_below=least), model, tmp_path)
+    assert [p["unsure"] for p in body["predictions"]] == (sureness < least).tolist()
+    for prediction, row in zip(body["predictions"], body["rows"], strict=True):
+        assert (prediction["label"] == row == "unsure") == prediction["unsure"]
+        assert bool(prediction["labels"]) != prediction["unsure"]
+        assert prediction["probability"] == max(prediction["probabilities"].values())
+
+
+def test_a_text_may_have_several_labels_or_none(model: TextModel, tmp_path: Path) -> None:
+    by_itself = Decision(labels="several")
+    probabilities = replace(model, decision=by_itself).predict_proba(TEXTS)
+    every, none = ((float(level), float(level)) for level in (probabilities.min() - 1e-4, 0.9999))
+    body = served_with(Decision(labels="several", thresholds=every), model, tmp_path)
+    for prediction, row in zip(body["predictions"], probabilities, strict=True):
+        likeliest_first = [model.classes[i] for i in np.argsort(-row)]
+        assert prediction["labels"] == likeliest_first
+        assert prediction["label"] == likeliest_first[0]
+        np.testing.assert_allclose(list(prediction["probabilities"].values()), row, atol=1e-5)
+    assert body["rows"][0] == ";".join(body["predictions"][0]["labels"])
+    body = served_with(Decision(labels="several", thresholds=none), model, tmp_path)
+    assert [(p["label"], p["labels"]) for p in body["predictions"]] == [(None, [])] * 3
+    assert body["decision"]["thresholds"] == {"ham": 0.9999, "spam": 0.9999}
+    assert body["rows"] == [""] * 3
+
+
 def test_words_are_explained(client: TestClient, model: TextModel) -> None:
     body = client.post("/v1/explain", json={"text": TEXTS[0]}).json()
     schemas.ExplainResponse.model_validate(body)
@@ -76,7 +136,7 @@ def test_long_texts_are_explained_as_far_as_they_are_read(
 def test_the_model_describes_itself(client: TestClient, model: TextModel) -> None:
     info = schemas.ModelInfo.model_validate(client.get("/v1/model").json())
     assert (info.name, info.labels) == ("sms", model.classes)
-    assert info.settings == model.settings.to_dict()
+    assert info.settings == json.loads(json.dumps(model.settings.to_dict()))
     assert client.get("/v1/models").json() == {"models": ["sms"]}
     assert client.get("/v1/model/report").status_code == 404
 

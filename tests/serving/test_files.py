@@ -56,7 +56,7 @@ def test_json_lines_keep_their_types(client: TestClient) -> None:
     rows = send(client, body, JSONL)
     assert [row["n"] for row in rows] == [[1, None], 2.5]  # type: ignore[comparison-overlap]
     assert set(rows[0]["prediction"]) == {
-        *("label", "probability", "probabilities", "tokens", "truncated")
+        *("label", "labels", "probability", "probabilities", "unsure", "tokens", "truncated")
     }
 
 

@@ -7,11 +7,16 @@ import csv
 import os
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from servers import Server, server_of
+
+from lastblock import checkpoint
+from lastblock.decision import Decision
+from lastblock.inference import TextModel
 
 pytestmark = pytest.mark.browser
 sync_api = pytest.importorskip("playwright.sync_api")
@@ -210,9 +215,19 @@ def test_docs_are_drawn(page: Any, server: Server) -> None:
     assert page.locator(".opblock").count() >= 8
 
 
-def test_a_key_is_asked_for_once(browser: Any, saved: Path, tmp_path: Path) -> None:
+def test_a_key_is_asked_for_once_and_models_decide_as_they_were_told(
+    browser: Any, model: TextModel, project_root: Path, tmp_path: Path
+) -> None:
     (tmp_path / "key").write_text("0123456789abcdef\n")
-    with server_of(saved, "--api-key-file", str(tmp_path / "key")) as server:
+    decisions = {
+        "cautious": Decision(abstain_below=0.9999),
+        "several": Decision(labels="several", thresholds=(0.001, 0.999)),
+        "strict": Decision(thresholds=(0.999,)),
+    }
+    for name, decision in decisions.items():
+        checkpoint.save(replace(model, decision=decision), tmp_path / "models" / name)
+    key = ("--api-key-file", str(tmp_path / "key"))
+    with server_of(tmp_path / "models", *key) as server:
         page = browser.new_page()
         page.set_default_timeout(20_000)
         page.goto(server.url)
@@ -220,4 +235,15 @@ def test_a_key_is_asked_for_once(browser: Any, saved: Path, tmp_path: Path) -> N
         page.keyboard.press("Enter")
         sync_api.expect(page.locator("h1")).to_have_text("Ham or spam?")
         judge(page, MESSAGE)
+        assert page.text_content("#label") == "unsure"
+        assert "it takes > 99.9 %" in page.text_content("#sure")
+        assert page.locator("#bars .given").count() == 0
+        page.select_option("#model", "several")
+        sync_api.expect(page.locator("h1")).to_have_text("Which of 2 labels?")
+        sync_api.expect(page.locator("#label")).to_have_text("ham")
+        assert page.locator("#bars i.marked").count() == 2
+        page.select_option("#model", "strict")
+        sync_api.expect(page.locator("#bars i.marked")).to_have_count(1)
+        assert page.text_content("#label") == "ham"
+        screenshot(page, project_root, "threshold")
         page.close()

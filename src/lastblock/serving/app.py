@@ -39,6 +39,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
 from lastblock.config import ServeConfig
+from lastblock.decision import UNSURE
 from lastblock.inference import TextModel
 from lastblock.serving import files, metrics, schemas
 from lastblock.serving.batching import Batcher
@@ -276,7 +277,10 @@ def _add_api(app: FastAPI, service: Service) -> None:
         service.check(texts)
         served = await service.models.get(request.model)
         predictions = await service.predict(served, texts)
-        return JSONResponse({"model": _id(served), "predictions": predictions})
+        decision = _decision(served.model)
+        return JSONResponse(
+            {"model": _id(served), "decision": decision, "predictions": predictions}
+        )
 
     @api("/v1/explain", methods=["POST"], response_model=schemas.ExplainResponse)
     async def explain(request: schemas.ExplainRequest) -> Response:
@@ -459,13 +463,31 @@ def _id(served: Served) -> dict[str, str]:
 
 
 def _prediction(model: TextModel, row: npt.NDArray[np.float64], tokens: int) -> dict[str, Any]:
-    best = int(row.argmax())
+    (chosen,), (unsure,) = model.decision.chosen(row[None]), model.decision.unsure(row[None])
+    given = [] if unsure else sorted(np.flatnonzero(chosen), key=lambda number: -row[number])
+    labels = [model.classes[number] for number in given]
     return {
-        "label": model.classes[best],
-        "probability": float(row[best]),
+        "label": UNSURE if unsure else next(iter(labels), None),
+        "labels": labels,
+        "probability": float(row[given[0] if given else row.argmax()]),
         "probabilities": dict(zip(model.class_names, row.tolist(), strict=True)),
+        "unsure": bool(unsure),
         "tokens": tokens,
         "truncated": tokens > model.settings.max_length,
+    }
+
+
+def _decision(model: TextModel) -> dict[str, Any]:
+    """What was applied to the probabilities, as ``schemas.Decision`` says."""
+    decision, names = model.decision, model.class_names
+    thresholds = decision.thresholds
+    if decision.multilabel:
+        thresholds = thresholds or (0.5,) * len(names)
+    asked = names if decision.multilabel else names[1:2]
+    return {
+        "multilabel": decision.multilabel,
+        "thresholds": thresholds and dict(zip(asked, thresholds, strict=True)),
+        "abstain_below": decision.abstain_below,
     }
 
 
@@ -479,6 +501,7 @@ def _info(served: Served) -> dict[str, Any]:
     return {
         **_id(served),
         "labels": served.model.classes,
+        "decision": _decision(served.model),
         "settings": served.model.settings.to_dict(),
         "scores": served.report and served.report.get("splits"),
         "card": served.card,

@@ -22,6 +22,7 @@ from lastblock.serving.refusal import Refusal
 
 IN_MEMORY = 1_000_000
 DELIMITERS = {"text/csv": ",", "text/tab-separated-values": "\t"}
+SEPARATOR = ";"  # between the labels of one text
 JSON_LINES = ("application/x-ndjson", "application/jsonl", "application/json-lines")
 
 Row = dict[str, Any]
@@ -60,7 +61,8 @@ class Upload:
             return _json_line({**row, self.added[0]: prediction})
         numbers = [prediction["probability"], *prediction["probabilities"].values()]
         written = [f"{number:.6f}" for number in numbers]
-        return self._line([*row.values(), prediction["label"], *written])
+        labels = [prediction["label"]] if prediction["unsure"] else prediction["labels"]
+        return self._line([*row.values(), SEPARATOR.join(map(str, labels)), *written])
 
     def _line(self, cells: Sequence[Any]) -> str:
         line = io.StringIO()

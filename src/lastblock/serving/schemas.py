@@ -72,12 +72,35 @@ class ModelId(BaseModel):
     id: str
 
 
+class Decision(BaseModel):
+    """How labels follow from probabilities."""
+
+    multilabel: Annotated[bool, Field(description="Whether a text may have several labels.")]
+    thresholds: Annotated[
+        dict[str, float] | None,
+        Field(description="Probabilities from which on labels are given; null: the likeliest is."),
+    ]
+    abstain_below: Annotated[
+        float | None, Field(description="The least probability for which a label is given.")
+    ]
+
+
 class Prediction(BaseModel):
     """What the model says about one text."""
 
-    label: Label
-    probability: float
+    label: Annotated[
+        Label | None,
+        Field(
+            description='The label given, of several the likeliest; "unsure" where its '
+            "probability is too low to give one; null where a text may have none, and has none."
+        ),
+    ]
+    labels: Annotated[list[Label], Field(description="All labels given, the likeliest first.")]
+    probability: Annotated[
+        float, Field(description="Of the label; where none is given, of the likeliest.")
+    ]
     probabilities: dict[str, float]
+    unsure: bool
     tokens: Annotated[int, Field(description="Tokens of the text, before it was cut.")]
     truncated: Annotated[bool, Field(description="Whether only its beginning was read.")]
 
@@ -86,6 +109,7 @@ class PredictResponse(BaseModel):
     """Predictions in the order of the texts."""
 
     model: ModelId
+    decision: Decision
     predictions: list[Prediction]
 
 
@@ -115,6 +139,7 @@ class ModelInfo(BaseModel):
     name: str
     id: str
     labels: list[Label]
+    decision: Decision
     settings: dict[str, Any]
     scores: dict[str, Any] | None
     card: str | None

@@ -94,6 +94,7 @@ $("key-dialog").addEventListener("cancel", (event) => event.preventDefault());
 
 let model = null; // its name, where there are several to choose from
 let labels = [];
+let decision = {}; // how labels follow from probabilities
 
 async function start() {
   const { models } = await ask("/v1/models").then((response) => response.json());
@@ -110,6 +111,7 @@ async function describe() {
   const query = model ? `?model=${encodeURIComponent(model)}` : "";
   const info = await ask(`/v1/model${query}`).then((response) => response.json());
   labels = info.labels.map(String);
+  decision = info.decision;
   $("model-name").textContent = info.name;
   $("title").textContent = titleOf(labels);
   document.title = `${titleOf(labels)} – lastblock`;
@@ -118,6 +120,7 @@ async function describe() {
 }
 
 function titleOf(names) {
+  if (decision.multilabel) return `Which of ${names.length} labels?`;
   if (names.length > 4 || names.join("").length > 40) return `Which of ${names.length} is it?`;
   const [last, ...rest] = [...names].reverse();
   const text = `${rest.reverse().join(", ")} or ${last}?`;
@@ -138,6 +141,8 @@ async function linkReport(address) {
 $("model").addEventListener("change", async () => {
   model = $("model").value;
   store.set("model", model);
+  asked.abort();
+  mark([]);
   await describe();
   judgeSoon(0);
 });
@@ -175,8 +180,9 @@ async function judge() {
   $("verdict").dataset.state = "busy";
   asked = new AbortController();
   try {
-    const { predictions } = await post("/v1/predict", { texts: text }, asked.signal);
-    shown = { text, ...predictions[0] };
+    const answered = await post("/v1/predict", { texts: text }, asked.signal);
+    decision = answered.decision;
+    shown = { text, ...answered.predictions[0] };
     showVerdict();
     explainSoon(EXPLAIN_AFTER);
     rememberSoon(REMEMBER_AFTER);
@@ -189,7 +195,7 @@ async function judge() {
 }
 
 async function explain() {
-  const { text, label } = shown;
+  const { text, labels: [label] } = shown; // without one the likeliest class is explained
   try {
     const { words } = await post("/v1/explain", { text, label }, asked.signal);
     if (text !== message.value) return;
@@ -210,28 +216,49 @@ function showNothing() {
   $("all-classes").hidden = $("why").hidden = true;
 }
 
-function showVerdict() {
-  const { label, probability, probabilities, tokens, truncated } = shown;
-  $("verdict").dataset.state = "judged";
-  $("label").textContent = label;
-  $("sure").replaceChildren(element("b", { textContent: percent(probability) }), `, ${sureness(probability)}`);
-  const ordered = Object.entries(probabilities).sort((a, b) => b[1] - a[1]);
-  $("bars").replaceChildren(...ordered.slice(0, allBars ? Infinity : MOST_BARS).map(bar));
-  $("all-classes").hidden = ordered.length <= MOST_BARS;
-  $("all-classes").textContent = allBars ? "Fewer classes" : `All ${ordered.length} classes`;
-  $("note").textContent = truncated
-    ? `${count(tokens)} tokens, of which only the first were read: the text is longer than the model's limit.`
-    : `${count(tokens)} tokens`;
-  $("why").hidden = true;
-  $("spoken").textContent = `${label}, ${percent(probability)}, ${sureness(probability)}`;
+function nameOf({ labels: given, unsure }) {
+  return unsure ? "unsure" : given.join(", ") || "no label";
 }
 
-function bar([name, share], place) {
+function howSure({ labels: given, unsure, probability, probabilities }) {
+  const [likeliest] = Object.entries(probabilities).sort((a, b) => b[1] - a[1])[0];
+  if (unsure) return `for ${likeliest}; it takes ${percent(decision.abstain_below)}`;
+  if (decision.multilabel) return `for ${given[0] ?? likeliest}, the likeliest`;
+  return sureness(probability);
+}
+
+function showVerdict() {
+  const { labels: given, unsure, probability, probabilities, tokens, truncated } = shown;
+  $("verdict").dataset.state = "judged";
+  $("label").textContent = nameOf(shown);
+  $("label").classList.toggle("unsure", unsure || !given.length);
+  const sure = howSure(shown);
+  $("sure").replaceChildren(element("b", { textContent: percent(probability) }), `, ${sure}`);
+  const names = given.map(String);
+  const ordered = Object.entries(probabilities).sort((a, b) => b[1] - a[1]);
+  const bars = ordered.slice(0, allBars ? Infinity : MOST_BARS);
+  $("bars").replaceChildren(...bars.map(([name, share]) => bar(name, share, names.includes(name))));
+  $("all-classes").hidden = ordered.length <= MOST_BARS;
+  $("all-classes").textContent = allBars ? "Fewer classes" : `All ${ordered.length} classes`;
+  const read = truncated
+    ? `${count(tokens)} tokens, of which only the first were read: the text is longer than the model's limit.`
+    : `${count(tokens)} tokens.`;
+  $("note").textContent = decision.thresholds ? `${read} A label is given where its bar reaches the line.` : read;
+  $("why").hidden = true;
+  $("spoken").textContent = `${nameOf(shown)}, ${percent(probability)}, ${sure}`;
+}
+
+function bar(name, share, given) {
   const line = element("i", { ariaHidden: "true" });
   line.style.setProperty("--share", `${100 * share}%`);
+  const threshold = decision.thresholds?.[name];
+  if (threshold !== undefined) {
+    line.className = "marked";
+    line.style.setProperty("--threshold", `${100 * threshold}%`);
+  }
   return element(
     "li",
-    { className: place === 0 ? "first" : "" },
+    { className: given ? "given" : "" },
     element("span", { textContent: name }),
     element("span", { textContent: percent(share) }),
     line,
@@ -295,8 +322,8 @@ let history = store.get("history", []);
 
 function remember() {
   if (!shown) return;
-  const { text, label, probability } = shown;
-  history = [{ text, label, probability }, ...history.filter((entry) => entry.text !== text)];
+  const { text, probability } = shown;
+  history = [{ text, label: nameOf(shown), probability }, ...history.filter((entry) => entry.text !== text)];
   history = history.slice(0, MOST_REMEMBERED);
   showHistory();
 }
@@ -423,8 +450,9 @@ async function readRows(response, type) {
 
 function rowOf(row, column) {
   const text = String(row[column]);
-  if (row.prediction) return { text, label: String(row.prediction.label), probability: row.prediction.probability };
-  return { text, label: row.predicted_label, probability: Number(row.probability) };
+  if (row.prediction) return { text, label: nameOf(row.prediction), probability: row.prediction.probability };
+  const label = row.predicted_label.replaceAll(";", ", ") || "no label";
+  return { text, label, probability: Number(row.probability) };
 }
 
 function jsonLines() {
