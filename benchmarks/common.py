@@ -1,0 +1,119 @@
+"""What the benchmarks share: times, the machine's matrix rate, a cache of their own, results."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lastblock.activations import open_store
+from lastblock.classifier import SequenceClassifier
+from lastblock.config import DEFAULT_MODEL, ModelConfig, Settings, TrainConfig
+from lastblock.data.catalog import load_examples
+from lastblock.decoder import hub, loading
+from lastblock.inference import TextModel
+from lastblock.recipe import resolve
+from lastblock.runtime import cache_folder
+from lastblock.tokenization.tokenizer import Tokenizer
+
+RESULTS = Path(__file__).with_name("results")
+
+
+def seconds_of(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def best_seconds(work: Callable[[], object], repeats: int) -> float:
+    """The shortest of several: the one that other programs disturbed least."""
+    work()
+    return min(seconds_of(work) for _ in range(repeats))
+
+
+def matrix_rate(shapes: Sequence[tuple[int, int, int]], repeats: int = 15) -> float:
+    """Operations a second of torch's own float32 products (rows, inner) x (inner, columns)."""
+    operations = seconds = 0.0
+    for rows, inner, columns in shapes:
+        x, weight = torch.randn(rows, inner), torch.randn(columns, inner)
+        seconds += best_seconds(lambda x=x, w=weight: torch.nn.functional.linear(x, w), repeats)
+        operations += 2.0 * rows * inner * columns
+    return operations / seconds
+
+
+def block_shapes(classifier: SequenceClassifier, rows: int) -> list[tuple[int, int, int]]:
+    """The products of one block over ``rows`` tokens."""
+    shapes = []
+    for name, weight in classifier.decoder.blocks[0].named_parameters():
+        if weight.ndim == 2 and name.endswith("weight"):
+            shapes.append((rows, weight.shape[1], weight.shape[0]))
+    return shapes
+
+
+def own_cache(folder: Path) -> Path:
+    """A cache folder that shares the user's weights and data sets, and nothing else."""
+    folder.mkdir(parents=True)
+    for name in ("models", "hub", "data"):
+        if (cache_folder() / name).exists():
+            (folder / name).symlink_to((cache_folder() / name).absolute())
+    return folder
+
+
+def default_settings(lengths: Sequence[int], **changed: Any) -> Settings:
+    """What ``auto`` takes for the default decoder."""
+    shape = loading.read_config(hub.resolve(DEFAULT_MODEL).folder)
+    return resolve(ModelConfig(dtype="float32", **changed), TrainConfig(), shape, lengths, 1e-3)
+
+
+def untrained(classes: Sequence[str] = ("ham", "spam"), **changed: Any) -> TextModel:
+    """The default decoder cut as ``auto`` cuts it, with a head that has learnt nothing."""
+    files = hub.resolve(DEFAULT_MODEL)
+    settings = default_settings([64], **changed)
+    classifier = SequenceClassifier(
+        loading.load_decoder(files.folder, depth=settings.depth), len(classes)
+    )
+    tokenizer = Tokenizer.from_pretrained(files.folder)
+    store = open_store(classifier, files, 0)
+    return TextModel(tokenizer, classifier, list(classes), settings, store=store)
+
+
+def messages(count: int) -> list[str]:
+    """SMS messages; from the second round on each is a little different."""
+    texts = load_examples("sms-spam").texts
+    return [
+        texts[i % len(texts)] + (f" {i // len(texts)}" if i >= len(texts) else "")
+        for i in range(count)
+    ]
+
+
+def machine() -> dict[str, Any]:
+    name = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        lines = [line for line in info.read_text().splitlines() if line.startswith("model name")]
+        name = lines[0].partition(":")[2].strip() if lines else name
+    return {
+        "processor": name,
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "load_average": os.getloadavg()[0],
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def write_results(name: str, figures: Mapping[str, Any]) -> Path:
+    """Keep a benchmark's figures, with the machine they were taken on."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps({"machine": machine(), **figures}, indent=2) + "\n")
+    print(f"wrote {path}")
+    return path
