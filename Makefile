@@ -37,7 +37,8 @@ fix: $(DEV) ## format, and mend what can be mended
 	$(RUN) ruff check --fix
 
 bench: $(DEV) ## measure what the README says about speed
-	@set -e; for script in benchmarks/*.py; do echo "$$script"; $(VENV)/bin/python "$$script"; done
+	@set -e; for script in $(filter-out benchmarks/common.py,$(wildcard benchmarks/*.py)); do \
+		echo "$$script"; $(VENV)/bin/python "$$script"; done
 
 bench-serve: $(DEV) ## load the server from a second process, for some minutes
 	$(VENV)/bin/python benchmarks/serve.py

@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 
-from lastblock.activations import open_store
 from lastblock.classifier import SequenceClassifier
 from lastblock.config import DEFAULT_MODEL, ModelConfig, Settings, TrainConfig
 from lastblock.data.catalog import load_examples
 from lastblock.decoder import hub, loading
+from lastblock.decoder.config import DecoderConfig
+from lastblock.decoder.decoder import Decoder
 from lastblock.inference import TextModel
 from lastblock.recipe import resolve
 from lastblock.runtime import cache_folder
@@ -79,8 +81,30 @@ def untrained(classes: Sequence[str] = ("ham", "spam"), **changed: Any) -> TextM
         loading.load_decoder(files.folder, depth=settings.depth), len(classes)
     )
     tokenizer = Tokenizer.from_pretrained(files.folder)
-    store = open_store(classifier, files, 0)
-    return TextModel(tokenizer, classifier, list(classes), settings, store=store)
+    return TextModel(tokenizer, classifier, list(classes), settings)
+
+
+def tiny_decoder(folder: Path) -> Path:
+    """A folder with a small Llama of random weights and the default decoder's tokenizer."""
+    pretrained = hub.resolve(DEFAULT_MODEL).folder
+    folder.mkdir(parents=True)
+    config = {
+        "model_type": "llama",
+        "vocab_size": loading.read_config(pretrained).vocab_size,
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 2048,
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    decoder = Decoder(DecoderConfig.from_dict(config))
+    for parameter in decoder.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    save_file(decoder.state_dict(), folder / "model.safetensors", {"layout": "lastblock"})
+    Tokenizer.from_pretrained(pretrained).save(folder / "tokenizer.json")
+    return folder
 
 
 def messages(count: int) -> list[str]:

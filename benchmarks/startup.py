@@ -66,7 +66,9 @@ def main() -> None:
         figures = {"seconds": seconds, "warm": warm(model, options.runs * 20)}
     for name, value in seconds.items():
         print(f"{name:<18}{value:>8.2f} s")
-    print(f"one text of {figures['warm']['tokens']} tokens, warm: {figures['warm']['p50_ms']:.1f} ms")
+    print(
+        f"one text of {figures['warm']['tokens']} tokens, warm: {figures['warm']['p50_ms']:.1f} ms"
+    )
     write_results("startup", figures)
 
 

@@ -1,10 +1,13 @@
 """The store: each text once, whatever the order and the batch."""
 
+from typing import Any
+
 import numpy as np
+import pytest
 import torch
 from tiny import random_decoder, random_part
 
-from lastblock.activations import ActivationStore, run_prefix, run_tail
+from lastblock.activations import ActivationStore, run_prefix, run_tail, store
 from lastblock.classifier import SequenceClassifier
 
 
@@ -48,3 +51,21 @@ def test_what_is_kept_can_be_trained_on() -> None:
     hidden, lengths = store.batch(part.sequences)
     classifier.tail(hidden, lengths).sum().backward()
     assert all(p.grad is not None for p in classifier.trainable_parameters())
+
+
+def test_equal_texts_are_computed_once_when_predicting(monkeypatch: pytest.MonkeyPatch) -> None:
+    classifier = SequenceClassifier(random_decoder(), 2)
+    few = random_part(6).sequences
+    expected = run_tail(classifier, few, ActivationStore())
+    computed = 0
+
+    def counted(*args: Any) -> Any:
+        nonlocal computed
+        computed += len(args[1])
+        return run_prefix(*args)
+
+    monkeypatch.setattr(store, "run_prefix", counted)
+    which = np.random.default_rng(1).integers(0, 6, 50)
+    logits = run_tail(classifier, [few[i].copy() for i in which], ActivationStore())
+    assert computed == len({few[i].tobytes() for i in which})
+    torch.testing.assert_close(logits, expected[which], rtol=1e-5, atol=1e-5)

@@ -123,3 +123,12 @@ def test_nothing_to_resume_begins_at_the_beginning(
 def test_resume_needs_files(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["predict", str(model), "a text", "--resume"]) == 2
     assert "--output" in capsys.readouterr().err
+
+
+def test_a_process_of_its_own_says_what_the_library_says(model: Path) -> None:
+    # It imports torch without a part that predicting does not need.
+    command = [sys.executable, "-m", "lastblock", "predict", str(model), "--json", "WIN CASH now"]
+    said = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
+    expected = TextClassifier.load(model).predict_proba(["WIN CASH now"])[0]
+    assert sorted(json.loads(said.stdout)["probabilities"].values()) == sorted(expected)
+    assert said.stderr == ""

@@ -249,12 +249,16 @@ def _run(
     """What ``function`` makes of the activations, (n, width), in the sequences' order."""
     if len(sequences) >= WORTH_LOOKING_FOR:
         store.recall(sequences)
-    results = torch.empty(len(sequences), width)
-    lengths = [len(ids) for ids in sequences]
+    first = {ids.tobytes(): ids for ids in sequences}  # texts that are equal are computed once
+    number = {key: i for i, key in enumerate(first)}
+    which = np.array([number[ids.tobytes()] for ids in sequences], dtype=np.int64)
+    distinct, times = list(first.values()), np.bincount(which, minlength=len(first))
+    results = torch.empty(len(distinct), width)
+    lengths = [len(ids) for ids in distinct]
     progress = progress or Silent()
     with progress.task("predict", len(sequences), "texts") as advance:
         for batch in token_budget_batches(lengths, TOKEN_BUDGET):
-            texts = [sequences[i] for i in batch]
+            texts = [distinct[i] for i in batch]
             results[torch.from_numpy(batch)] = function(*states_of(classifier, texts, store))
-            advance(len(texts))
-    return results
+            advance(int(times[batch].sum()))
+    return results[torch.from_numpy(which)]

@@ -19,6 +19,10 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):  # None when closed by whoever started us
             # A character that the terminal cannot show must not end a run.
             stream.reconfigure(errors="backslashreplace")
+    if sys.argv[1:2] == ["predict"]:
+        from lastblock.runtime import spare_torch_compiler
+
+        spare_torch_compiler()
     try:
         code = run(sys.argv[1:])
         print(end="", flush=True)

@@ -1,0 +1,139 @@
+"""Whether cost grows with the work and with nothing else: 1,000, 10,000, 100,000 texts.
+
+Each size is a process of its own. ``predict`` streams a CSV file; ``train`` fits with activations
+on disk, and once more with none. Seconds are those beyond what one text (or twenty, for training)
+takes, for each thousand tokens; memory is the process's peak. The decoder is a tiny random one, on
+which what is not arithmetic shows most; ``--full`` takes the default decoder, for hours.
+
+    python benchmarks/scaling.py [--sizes 1000 10000] [--full]
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from common import RESULTS, messages, own_cache, tiny_decoder, write_results
+
+from lastblock import TextClassifier
+from lastblock.config import DEFAULT_MODEL
+
+TASKS = ("predict", "train, activations on disk", "train, in memory")
+
+FIT = """
+import csv, sys
+from lastblock import TextClassifier
+with open(sys.argv[2], encoding="utf-8", newline="") as file:
+    rows = list(csv.reader(file))[1:]
+classifier = TextClassifier(sys.argv[1], depth=int(sys.argv[3]), epochs=1, dtype="float32")
+classifier.fit([text for text, _ in rows], [label for _, label in rows])
+"""
+
+
+def run(command: Sequence[str], cache: Path, cache_size: float) -> tuple[float, float]:
+    """Seconds and peak memory (MB) of a process."""
+    environment = {"LASTBLOCK_CACHE": str(cache), "LASTBLOCK_CACHE_SIZE": str(cache_size)}
+    start = time.perf_counter()
+    process = subprocess.Popen(
+        command, env={**os.environ, **environment}, stderr=subprocess.DEVNULL
+    )
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise RuntimeError(f"{command} ended with {process.returncode}")
+    return time.perf_counter() - start, usage.ru_maxrss / 1024
+
+
+def write(path: Path, texts: Sequence[str]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["text", "label"])
+        writer.writerows([text, "ab"[i % 2]] for i, text in enumerate(texts))
+
+
+def measure(
+    decoder: str,
+    depth: int,
+    texts: Sequence[str],
+    sizes: Sequence[int],
+    folder: Path,
+    names: Sequence[str] = TASKS,
+) -> dict[str, list[dict[str, float]]]:
+    """By task, one entry a size: texts, tokens, seconds beyond start-up, peak memory."""
+    cache, data = own_cache(folder / "cache"), folder / "texts.csv"
+    fitted = TextClassifier(decoder, depth=depth, epochs=1, dtype="float32", cache_size=0)
+    fitted.fit(list(texts[:20]), ["a", "b"] * 10)
+    fitted.save(folder / "model")
+    encoded = fitted.model_.encode(list(texts[: max(sizes)]))
+    python = sys.executable
+    predict = [python, "-m", "lastblock", "predict", str(folder / "model"), "-i", str(data)]
+    predict += ["-o", str(folder / "out.csv")]
+    train = [python, "-c", FIT, decoder, str(data), str(depth)]
+    tasks = dict(zip(TASKS, [(predict, 0.0, 1), (train, 20.0, 20), (train, 0.0, 20)], strict=True))
+    found: dict[str, list[dict[str, float]]] = {}
+    for name in names:
+        command, cache_size, least = tasks[name]
+        write(data, texts[:least])
+        start_up, _ = run(command, cache, cache_size)
+        for size in sizes:
+            write(data, texts[:size])
+            seconds, peak = run(command, cache, cache_size)
+            tokens = sum(len(ids) for ids in encoded[:size])
+            entry = {
+                "texts": size,
+                "tokens": tokens,
+                "seconds_per_1000_tokens": (seconds - start_up) / tokens * 1000,
+                "peak_mb": peak,
+            }
+            found.setdefault(name, []).append(entry)
+            print(
+                f"{name:<28}{size:>8,} texts{entry['seconds_per_1000_tokens']:>10.4f} s a thousand "
+                f"tokens{peak:>8,.0f} MB"
+            )
+    return found
+
+
+def plot(found: dict[str, list[dict[str, float]]], path: Path) -> None:
+    """Both figures over the number of texts."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
+    wanted = {"seconds_per_1000_tokens": "seconds a thousand tokens", "peak_mb": "peak memory, MB"}
+    for axis, (key, title) in zip(axes, wanted.items(), strict=True):
+        for name, entries in found.items():
+            sizes = [entry["texts"] for entry in entries]
+            axis.plot(sizes, [entry[key] for entry in entries], marker="o", label=name)
+        axis.set(xscale="log", xlabel="texts", title=title)
+        axis.set_ylim(bottom=0)
+    axes[0].legend(frameon=False, fontsize=8)
+    path.parent.mkdir(exist_ok=True)
+    figure.savefig(path)
+    pyplot.close(figure)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sizes", type=int, nargs="+", default=[1000, 10_000, 100_000])
+    parser.add_argument("--full", action="store_true", help="the default decoder, not a tiny one")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        decoder = DEFAULT_MODEL if options.full else str(tiny_decoder(folder / "tiny"))
+        depth = 20 if options.full else 3
+        found = measure(decoder, depth, messages(max(options.sizes)), options.sizes, folder)
+    write_results("scaling", {"full": options.full, "tasks": found})
+    plot(found, RESULTS / "scaling.svg")
+
+
+if __name__ == "__main__":
+    main()

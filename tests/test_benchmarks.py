@@ -1,0 +1,47 @@
+"""The benchmarks run, in small, so that they cannot rot; nothing is said about their times."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import messages, random_decoder, random_part
+
+from lastblock.classifier import SequenceClassifier
+
+FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
+
+
+@pytest.fixture(autouse=True)
+def _benchmarks_can_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(FOLDER))
+
+
+def test_a_training_step_is_measured_against_the_matrix_rate() -> None:
+    import training_step
+
+    classifier = SequenceClassifier(random_decoder(), 2)
+    figures = training_step.measure(classifier, random_part(20).sequences, steps=2)
+    assert figures["gflop"] > 0
+    assert figures["ratio"] == pytest.approx(figures["step_ms"] / figures["arithmetic_ms"])
+
+
+def test_cost_is_measured_as_work_grows(pretrained: Path, tmp_path: Path) -> None:
+    import scaling
+
+    texts, names = messages(60)[0], ("predict",)  # each size of each task is a cold process
+    found = scaling.measure(str(pretrained), 2, texts, [30], tmp_path / "run", names)
+    assert found["predict"][0]["peak_mb"] > 0
+    scaling.plot(found, tmp_path / "scaling.svg")
+    assert (tmp_path / "scaling.svg").read_text().count("<svg") == 1
+
+
+def test_the_matrix_rate_counts_every_product() -> None:
+    import common
+
+    assert common.matrix_rate([(8, 16, 4), (8, 4, 16)], repeats=2) > 0
+    classifier = SequenceClassifier(random_decoder(), 2)
+    shapes = common.block_shapes(classifier, 10)
+    inner = classifier.decoder.blocks[0]
+    weights = sum(p.numel() for p in inner.parameters() if p.ndim == 2)
+    assert sum(columns * width for _, columns, width in shapes) == weights
+    assert torch.get_num_threads() == common.machine()["threads"]
