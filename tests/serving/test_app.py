@@ -111,6 +111,25 @@ def test_a_text_may_have_several_labels_or_none(model: TextModel, tmp_path: Path
     assert body["rows"] == [""] * 3
 
 
+def test_a_long_text_is_read_in_windows_up_to_a_limit(
+    model: TextModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_windows = replace(model, settings=replace(model.settings, long_text="window"))
+    checkpoint.save(in_windows, tmp_path / "sms")
+    text = "dinner at home " * 60
+    (wanted,) = in_windows.predict_proba([text])
+    with client_of(tmp_path / "sms") as client:
+        explained = client.post("/v1/explain", json={"text": text}).json()["prediction"]
+        (prediction,) = client.post("/v1/predict", json={"texts": text}).json()["predictions"]
+        monkeypatch.setattr("lastblock.serving.app.WINDOW_TOKENS", 300)
+        (cut,) = client.post("/v1/predict", json={"texts": text}).json()["predictions"]
+    for answer in (prediction, explained):
+        assert not answer["truncated"]
+        np.testing.assert_allclose(list(answer["probabilities"].values()), wanted, atol=1e-5)
+    assert cut["truncated"]
+    assert cut["tokens"] == prediction["tokens"] > model.settings.max_length
+
+
 def test_words_are_explained(client: TestClient, model: TextModel) -> None:
     body = client.post("/v1/explain", json={"text": TEXTS[0]}).json()
     schemas.ExplainResponse.model_validate(body)

@@ -16,7 +16,7 @@ def test_the_api_is_as_it_describes_itself(server: Server, tmp_path: Path) -> No
     # What a description cannot say may be refused: a label that the model does not know, a file
     # whose header names no column of texts.
     command += ["--exclude-checks", "positive_data_acceptance"]
-    options = ["--max-examples", "40", "--seed", "1", "--no-color", "--request-timeout", "20"]
+    options = ["--max-examples", "25", "--seed", "1", "--no-color", "--request-timeout", "20"]
     result = subprocess.run(
         [*command, *options], capture_output=True, text=True, timeout=500, cwd=tmp_path
     )

@@ -60,6 +60,8 @@ MAX_UPLOADS = 32  # files that arrive or are at work at once: each may take up r
 FILE_HEADERS = ("X-Rows", "X-Text-Column", "X-Model-Id")
 # Tokens are found beside the event loop from here on; for less the change of thread costs more.
 LONG_CHARACTERS = 4_000
+# Of a text that is read whole, in windows: others wait as long as a batch runs.
+WINDOW_TOKENS = 8_192
 EXPLAIN_TOKENS = 8_192  # what an explanation may read in all; longer texts get coarser pieces
 TYPE_STEP = re.compile(r"str|int|constrained-str|list\[.*\]")
 # A report is one page with its style inside. It may do nothing else.
@@ -158,13 +160,15 @@ class Service:
         plan, sequences = await asyncio.to_thread(
             served.model.plan_explanation, text, budget=EXPLAIN_TOKENS, most_pairs=1
         )
-        _, (tokens,) = await self._encode(served.model, [text])
+        # Of a long text less may be explained than is read for its prediction.
+        read, (tokens,) = await self._encode(served.model, [text])
+        sequences += read
         async with self._bulk_in_time():
             run = partial(self.batcher.run, served.model, bulk=True)
             rows = np.concatenate([await run(part) for part in _parts(sequences)])
-        whole = rows[plan.everything]
+        *left, whole = rows
         explained = int(whole.argmax()) if number is None else number
-        found = plan.explain(rows, explained, served.model.classes[explained])
+        found = plan.explain(np.stack(left), explained, served.model.classes[explained])
         self._count(served, sequences)
         return {
             "prediction": _prediction(served.model, whole, tokens),
@@ -212,7 +216,10 @@ class Service:
             encoded = model.tokenizer.encode_batch(texts)
         else:
             encoded = await asyncio.to_thread(model.tokenizer.encode_batch, texts)
-        return [model.fit_length(ids) for ids in encoded], [len(ids) for ids in encoded]
+        lengths = [len(ids) for ids in encoded]
+        if model.settings.long_text == "window":
+            encoded = [ids[:WINDOW_TOKENS] for ids in encoded]
+        return [model.fit_length(ids) for ids in encoded], lengths
 
     def _count(self, served: Served, sequences: Sequence[TokenIds]) -> None:
         metrics.TEXTS.labels(served.name).inc(len(sequences))
@@ -466,6 +473,8 @@ def _prediction(model: TextModel, row: npt.NDArray[np.float64], tokens: int) -> 
     (chosen,), (unsure,) = model.decision.chosen(row[None]), model.decision.unsure(row[None])
     given = [] if unsure else sorted(np.flatnonzero(chosen), key=lambda number: -row[number])
     labels = [model.classes[number] for number in given]
+    settings = model.settings
+    most = WINDOW_TOKENS if settings.long_text == "window" else settings.max_length
     return {
         "label": UNSURE if unsure else next(iter(labels), None),
         "labels": labels,
@@ -473,7 +482,7 @@ def _prediction(model: TextModel, row: npt.NDArray[np.float64], tokens: int) -> 
         "probabilities": dict(zip(model.class_names, row.tolist(), strict=True)),
         "unsure": bool(unsure),
         "tokens": tokens,
-        "truncated": tokens > model.settings.max_length,
+        "truncated": tokens > most,
     }
 
 

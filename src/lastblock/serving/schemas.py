@@ -102,7 +102,7 @@ class Prediction(BaseModel):
     probabilities: dict[str, float]
     unsure: bool
     tokens: Annotated[int, Field(description="Tokens of the text, before it was cut.")]
-    truncated: Annotated[bool, Field(description="Whether only its beginning was read.")]
+    truncated: Annotated[bool, Field(description="Whether it was too long to be read whole.")]
 
 
 class PredictResponse(BaseModel):

@@ -241,7 +241,7 @@ function showVerdict() {
   $("all-classes").hidden = ordered.length <= MOST_BARS;
   $("all-classes").textContent = allBars ? "Fewer classes" : `All ${ordered.length} classes`;
   const read = truncated
-    ? `${count(tokens)} tokens, of which only the first were read: the text is longer than the model's limit.`
+    ? `${count(tokens)} tokens, not all of them read: the text is longer than the model's limit.`
     : `${count(tokens)} tokens.`;
   $("note").textContent = decision.thresholds ? `${read} A label is given where its bar reaches the line.` : read;
   $("why").hidden = true;
