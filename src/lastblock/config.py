@@ -23,6 +23,7 @@ Balance = Literal["none", "undersample"]
 KeepTogether = Literal["equal", "near"]
 Trained = Literal["head", "blocks", "lora", "all"]
 LongText = Literal["truncate", "head-tail", "window"]
+Tracker = Literal["tensorboard", "mlflow", "wandb"]
 DType = Literal["auto", "float32", "bfloat16"]
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
@@ -329,8 +330,13 @@ class RunConfig:
         "If not given: LASTBLOCK_CACHE_SIZE, or 2.",
     )
 
+    log_to: Tracker | None = _setting(
+        None, "Tracker to tell settings, curves and scores to; no texts (extra: tracking)."
+    )
+
     def __post_init__(self) -> None:
         cache_bytes(self.cache_size)
+        _require_choice("log_to", self.log_to, Tracker)
         if self.repeat.folds is not None and self.data.time_column is not None:
             raise ConfigError(
                 "--folds and --time-column exclude each other: folds mix old and new; give one"

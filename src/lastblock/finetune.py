@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lastblock import checkpoint
+from lastblock import checkpoint, tracking
 from lastblock.baseline import fit_baseline
 from lastblock.calibration import Calibration
 from lastblock.config import DataConfig, ReadOptions, RunConfig
@@ -94,6 +94,8 @@ def finetune(config: RunConfig, progress: Progress | None = None) -> FinetuneRes
     """
     progress, watch = progress or Silent(), Stopwatch()
     target = None if config.output is None else checkpoint.check_target(config.output)
+    if config.log_to is not None:
+        tracking.check(config.log_to)
     with watch("total"):
         rules = DATA_RULES[config.train.recipe]
         examples, found = read(config.data, progress)
@@ -134,6 +136,9 @@ def finetune(config: RunConfig, progress: Progress | None = None) -> FinetuneRes
             if out is not None:
                 _write_out_of_fold(folder / OUT_OF_FOLD, *out)
             write_report(folder, report, classifier.history_)
+    if config.log_to is not None:
+        name = Path(config.output or examples.source).name
+        tracking.log(config.log_to, name, report, classifier.history_)
     return FinetuneResult(classifier, report, target)
 
 

@@ -31,6 +31,7 @@ from lastblock.config import (
     Recipe,
     RepeatConfig,
     RunConfig,
+    Tracker,
     TrainConfig,
     help_of,
 )
@@ -133,6 +134,7 @@ def train(
     ],
     folds: Annotated[int | None, setting(RepeatConfig, "folds", "N")] = None,
     seeds: Annotated[int | None, setting(RepeatConfig, "seeds", "N")] = None,
+    log_to: Annotated[Tracker | None, setting(RunConfig, "log_to")] = None,
     **options: Any,
 ) -> None:
     """Train a classifier on labelled texts and save it with its report.
@@ -140,7 +142,7 @@ def train(
     What is not given is chosen by the recipe.
     """
     repeat = RepeatConfig(folds=folds, seeds=seeds)
-    run(replace(configure(**options), repeat=repeat, output=str(output)))
+    run(replace(configure(**options), repeat=repeat, output=str(output), log_to=log_to))
     print(f'\nTry it: lastblock predict {output} "some text"')
 
 
