@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import platform
@@ -14,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 from lastblock.classifier import SequenceClassifier
-from lastblock.config import DEFAULT_MODEL, ModelConfig, Settings, TrainConfig
+from lastblock.config import DEFAULT_MODEL, ModelConfig, TrainConfig
 from lastblock.data.catalog import load_examples
 from lastblock.decoder import hub, loading
 from lastblock.decoder.config import DecoderConfig
@@ -61,27 +62,21 @@ def block_shapes(classifier: SequenceClassifier, rows: int) -> list[tuple[int, i
 def own_cache(folder: Path) -> Path:
     """A cache folder that shares the user's weights and data sets, and nothing else."""
     folder.mkdir(parents=True)
-    for name in ("models", "hub", "data"):
+    for name in ("models", "hub", "datasets"):
         if (cache_folder() / name).exists():
             (folder / name).symlink_to((cache_folder() / name).absolute())
     return folder
 
 
-def default_settings(lengths: Sequence[int], **changed: Any) -> Settings:
-    """What ``auto`` takes for the default decoder."""
-    shape = loading.read_config(hub.resolve(DEFAULT_MODEL).folder)
-    return resolve(ModelConfig(dtype="float32", **changed), TrainConfig(), shape, lengths, 1e-3)
-
-
-def untrained(classes: Sequence[str] = ("ham", "spam"), **changed: Any) -> TextModel:
-    """The default decoder cut as ``auto`` cuts it, with a head that has learnt nothing."""
+def untrained(depth: int = 20) -> TextModel:
+    """The default decoder cut at a depth, with a head for two classes that has learnt nothing."""
     files = hub.resolve(DEFAULT_MODEL)
-    settings = default_settings([64], **changed)
-    classifier = SequenceClassifier(
-        loading.load_decoder(files.folder, depth=settings.depth), len(classes)
-    )
+    shape = loading.read_config(files.folder)
+    chosen = resolve(ModelConfig(depth=depth, dtype="float32"), TrainConfig(), shape, [64], 1e-3)
+    settings = dataclasses.replace(chosen, summary_depths=())
+    classifier = SequenceClassifier(loading.load_decoder(files.folder, depth=depth), 2)
     tokenizer = Tokenizer.from_pretrained(files.folder)
-    return TextModel(tokenizer, classifier, list(classes), settings)
+    return TextModel(tokenizer, classifier, ["ham", "spam"], settings)
 
 
 def tiny_decoder(folder: Path) -> Path:

@@ -5,7 +5,7 @@ on disk, and once more with none. Seconds are those beyond what one text (or twe
 takes, for each thousand tokens; memory is the process's peak. The decoder is a tiny random one, on
 which what is not arithmetic shows most; ``--full`` takes the default decoder, for hours.
 
-    python benchmarks/scaling.py [--sizes 1000 10000] [--full]
+    python benchmarks/scaling.py [--sizes 1000 10000] [--full]     (Linux)
 """
 
 from __future__ import annotations
@@ -27,6 +27,17 @@ from lastblock.config import DEFAULT_MODEL
 
 TASKS = ("predict", "train, activations on disk", "train, in memory")
 
+# What a child says of itself: the parent's count would include the parent's own size.
+PEAK = """
+with open("/proc/self/status") as file:
+    print(next(line for line in file if line.startswith("VmHWM")).split()[1])
+"""
+PREDICT = """
+import sys
+from lastblock.cli import run
+if run(["predict", *sys.argv[1:]]):
+    raise SystemExit(1)
+"""
 FIT = """
 import csv, sys
 from lastblock import TextClassifier
@@ -41,14 +52,14 @@ def run(command: Sequence[str], cache: Path, cache_size: float) -> tuple[float, 
     """Seconds and peak memory (MB) of a process."""
     environment = {"LASTBLOCK_CACHE": str(cache), "LASTBLOCK_CACHE_SIZE": str(cache_size)}
     start = time.perf_counter()
-    process = subprocess.Popen(
-        command, env={**os.environ, **environment}, stderr=subprocess.DEVNULL
+    process = subprocess.run(
+        command,
+        env={**os.environ, **environment},
+        check=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
     )
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise RuntimeError(f"{command} ended with {process.returncode}")
-    return time.perf_counter() - start, usage.ru_maxrss / 1024
+    return time.perf_counter() - start, int(process.stdout) / 1024
 
 
 def write(path: Path, texts: Sequence[str]) -> None:
@@ -73,9 +84,9 @@ def measure(
     fitted.save(folder / "model")
     encoded = fitted.model_.encode(list(texts[: max(sizes)]))
     python = sys.executable
-    predict = [python, "-m", "lastblock", "predict", str(folder / "model"), "-i", str(data)]
+    predict = [python, "-c", PREDICT + PEAK, str(folder / "model"), "-i", str(data)]
     predict += ["-o", str(folder / "out.csv")]
-    train = [python, "-c", FIT, decoder, str(data), str(depth)]
+    train = [python, "-c", FIT + PEAK, decoder, str(data), str(depth)]
     tasks = dict(zip(TASKS, [(predict, 0.0, 1), (train, 20.0, 20), (train, 0.0, 20)], strict=True))
     found: dict[str, list[dict[str, float]]] = {}
     for name in names:

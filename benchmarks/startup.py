@@ -1,7 +1,7 @@
 """How long the command line takes to answer from a cold process, and a warm model in a process.
 
 Every run is a process of its own, the first not counted (it reads files from disk); shown is the
-median. The model is the default decoder as ``auto`` cuts it, with an untrained head.
+median. The model is the default decoder cut at 20 blocks, with an untrained head.
 
     python benchmarks/startup.py [--runs N]
 """

@@ -53,6 +53,12 @@ def test_importing_the_package_costs_nothing_heavy() -> None:
     assert run_python(f"import sys, lastblock; print({heavy} & set(sys.modules))") == "set()"
 
 
+def test_predicting_imports_what_it_needs() -> None:
+    heavy = "{'sklearn', 'scipy', 'matplotlib', 'polars', 'pandas', 'optuna', 'transformers'}"
+    code = f"import sys, lastblock.checkpoint; print({heavy} & set(sys.modules))"
+    assert run_python(code) == "set()"
+
+
 @pytest.mark.parametrize("verb", ["", "demo", "train", "evaluate", "predict"])
 def test_help_imports_nothing_heavy(verb: str) -> None:
     code = f"""
