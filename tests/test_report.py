@@ -288,6 +288,16 @@ def test_a_full_report_shows_all_it_knows(tmp_path, k):
     assert links <= ids
 
 
+def test_repeated_runs_are_summed_up(tmp_path):
+    of = {"mean": 0.91, "sd": 0.02, "ci95": [0.88, 0.94], "values": [0.89, 0.93]}
+    facts = report(folds={"n": 2, "metrics": {"accuracy": of}})
+    text = _Page(_write(tmp_path, facts)[2]).text
+    assert "Over 2 folds" in text
+    assert "91.0 % on average, with a standard deviation of 2.0 %" in text
+    assert "88.0 % to 94.0 %" in text
+    assert "seed alone" not in text
+
+
 def test_what_was_explained_is_in_colour_and_cut_where_the_text_is(tmp_path):
     text = "word & " * 200
     words = [{"start": 7 * i, "end": 7 * i + 4, "contribution": 1.0} for i in range(200)]
