@@ -38,6 +38,8 @@ def curve(
         labelled = pool.take(have)
         classifier = TextClassifier(depth=depth, random_state=seed)
         classifier.fit(labelled.texts, labelled.labels)
+        model = classifier.model_
+        model.store.fill(model.classifier, model.encode([*pool.texts, *test.texts]))
         accuracies.append(float(classifier.score(test.texts, test.labels)))
         print(f"{way}, seed {seed}: {size} labels, accuracy {accuracies[-1]:.3f}", flush=True)
         if more and way == "random":
@@ -45,7 +47,7 @@ def curve(
         elif more:
             rest = np.setdiff1d(order, have, assume_unique=True)
             texts = [pool.texts[row] for row in rest]
-            found = suggest(classifier.model_, texts, more - size, known=labelled.texts, seed=seed)
+            found = suggest(model, texts, more - size, known=labelled.texts)
             have = [*have, *(int(rest[s.row - 1]) for s in found)]
     return accuracies
 

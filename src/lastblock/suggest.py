@@ -1,9 +1,9 @@
 """What to label next: texts that the model is unsure of, and that are unlike one another.
 
-BADGE (Ash, Zhang, Krishnamurthy, Langford and Agarwal 2020, "Deep Batch Active Learning by
-Diverse, Uncertain Gradient Lower Bounds", section 3): each text has the gradient that it would give
-the head if its likeliest class were its label, long where the model is unsure; texts are drawn by
-k-means++ (Arthur and Vassilvitskii 2007) over these gradients. Knows no files.
+Greedy k-center (Sener and Savarese 2018, "Active Learning for Convolutional Neural Networks: A
+Core-Set Approach", algorithm 1) over what the head reads of each text, every distance multiplied by
+how unsure the model is: 1 less the margin between its two likeliest classes (Scheffer, Decomain and
+Wrobel 2001). docs/experiments.md has what else was tried. Knows no files but the one it writes.
 """
 
 from __future__ import annotations
@@ -46,10 +46,9 @@ def suggest(
     n: int,
     *,
     known: Sequence[str] = (),
-    seed: int = 123,
     progress: Progress | None = None,
 ) -> list[Suggestion]:
-    """At most ``n`` of the texts, each worth a label beside the others, in the order drawn.
+    """At most ``n`` of the texts, each worth a label beside those before it, most wanted first.
 
     Of texts that are equal but for case, digits and punctuation one is taken; none that equals one
     of ``known``, those that have labels already.
@@ -68,7 +67,7 @@ def suggest(
             model.classes[probabilities[i].argmax()],
             float(probabilities[i].max()),
         )
-        for i in choose(states, probabilities, n, seed)
+        for i in choose(states, probabilities, n)
     ]
 
 
@@ -104,31 +103,24 @@ def _judged(
     return states, probabilities
 
 
-def choose(states: States, probabilities: Probabilities, n: int, seed: int) -> Rows:
-    """At most ``n`` rows, unsure and unlike one another.
+def choose(states: States, probabilities: Probabilities, n: int) -> Rows:
+    """At most ``n`` rows: each the one that is unsure and far from those before it, as a product.
 
     Args:
         states: what the head reads of each text (rows, C).
         probabilities: what it makes of it (rows, n_classes).
         n: rows wanted.
-        seed: of the draws.
     """
-    rng = np.random.default_rng(seed)
-    # The gradient of text i is the outer product of error[i] and states[i]; never written out.
-    error = probabilities.copy()
-    error[np.arange(len(error)), error.argmax(axis=1)] -= 1
-    squares = (error**2).sum(axis=1) * (states.astype(np.float64) ** 2).sum(axis=1)
-    distances = squares.copy()
+    likeliest = np.sort(probabilities, axis=1)
+    doubt = 1 - (likeliest[:, -1] - likeliest[:, -2])
+    squares = (states**2).sum(axis=1)
+    score, nearest = doubt.copy(), np.full(len(states), np.inf)
     chosen: list[int] = []
     while len(chosen) < min(n, len(states)):
-        total = distances.sum()
-        weights = distances / total if total > 0 else None
-        row = int(rng.choice(len(states), p=weights)) if chosen else int(squares.argmax())
-        if total <= 0:  # all others are as one that was drawn, or the model is sure of them
-            left = np.setdiff1d(np.arange(len(states)), chosen)
-            return np.array([*chosen, *left[: n - len(chosen)]], np.int64)
+        row = int(score.argmax())
         chosen.append(row)
-        common = (error @ error[row]) * (states @ states[row])
-        distances = np.minimum(distances, np.maximum(squares + squares[row] - 2 * common, 0))
-        distances[chosen] = 0
+        apart = squares + squares[row] - 2 * (states @ states[row])  # squared; may round below 0
+        nearest = np.minimum(nearest, np.sqrt(np.maximum(apart, 0)))
+        score = doubt * nearest
+        score[chosen] = -1.0
     return np.array(chosen, np.int64)

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from lastblock.cli.options import Delimiter, Encoding, Header, Quoting, TextColumn, setting
-from lastblock.config import ReadOptions, TrainConfig
+from lastblock.cli.options import Delimiter, Encoding, Header, Quoting, TextColumn
+from lastblock.config import ReadOptions
 
 
 def suggest(
@@ -40,7 +40,6 @@ def suggest(
     delimiter: Delimiter = None,
     header: Header = None,
     quoting: Quoting = None,
-    seed: Annotated[int, setting(TrainConfig, "seed", "N")] = 123,
 ) -> None:
     """Choose texts to label next: the model is unsure of them, and they are unlike one another."""
     from lastblock.cli.progress import make_progress
@@ -58,7 +57,7 @@ def suggest(
     from lastblock.checkpoint import load
     from lastblock.suggest import suggest, write_suggestions
 
-    chosen = suggest(load(model), texts, n, known=known, seed=seed, progress=make_progress())
+    chosen = suggest(load(model), texts, n, known=known, progress=make_progress())
     if output is not None:
         write_suggestions(chosen, output)
         print(
