@@ -54,6 +54,7 @@ def main() -> None:
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--depth", type=int, help="blocks kept; the recipe's choice if not given")
+    parser.add_argument("--train", default="blocks", help="what is trained: blocks, or head alone")
     parser.add_argument("--write", type=Path, help="JSON file for the figures")
     args = parser.parse_args()
 
@@ -62,9 +63,9 @@ def main() -> None:
         for seed in args.seeds:
             examples, changed = with_errors(load(name, args.rows), seed)
             start = time.perf_counter()
-            opinions = review(
-                examples, TextClassifier(depth=args.depth, random_state=seed), seed=seed
-            )
+            settings = {"depth": args.depth, "train": args.train}
+            classifier = TextClassifier(**settings, random_state=seed)
+            opinions = review(examples, classifier, seed=seed)
             first = [opinion.row in changed for opinion in opinions[: len(changed)]]
             doubtful = [opinion.row in changed for opinion in opinions if opinion.doubtful]
             figures.append(

@@ -24,12 +24,13 @@ def random_texts(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 @given(st.integers(0, 1000))
 def test_doubt_times_distance_decides(seed: int) -> None:
     states, probabilities = random_texts(12, seed)
+    spread = (states - states.mean(0)) / states.std(0)
     top = [sorted(row)[-2:] for row in probabilities.tolist()]
     doubt = [1 - (first - second) for second, first in top]
     expected = [max(range(12), key=lambda i: doubt[i])]
     while len(expected) < 5:
         rest = [i for i in range(12) if i not in expected]
-        nearest = {i: min(math.dist(states[i], states[j]) for j in expected) for i in rest}
+        nearest = {i: min(math.dist(spread[i], spread[j]) for j in expected) for i in rest}
         expected.append(max(rest, key=lambda i: doubt[i] * nearest[i]))
     assert choose(states, probabilities, 5).tolist() == expected
 

@@ -1,14 +1,15 @@
 """What to label next: texts that the model is unsure of, and that are unlike one another.
 
 Greedy k-center (Sener and Savarese 2018, "Active Learning for Convolutional Neural Networks: A
-Core-Set Approach", algorithm 1) over what the head reads of each text, every distance multiplied by
-how unsure the model is: 1 less the margin between its two likeliest classes (Scheffer, Decomain and
-Wrobel 2001). docs/experiments.md has what else was tried. Knows no files but the one it writes.
+Core-Set Approach", algorithm 1) over the states that the classifier reads, every distance
+multiplied by how unsure the model is: 1 less the margin between its two likeliest classes
+(Scheffer, Decomain and Wrobel 2001). docs/experiments.md has what else was tried. Knows no files
+but the one it writes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,18 +41,44 @@ class Suggestion:
     probability: float
 
 
+def choose(states: States, probabilities: Probabilities, n: int) -> Rows:
+    """At most ``n`` rows: each the one that is unsure and far from those before it, as a product.
+
+    Args:
+        states: what is known of each text (rows, n_features); standardised here.
+        probabilities: what it makes of it (rows, n_classes).
+        n: rows wanted.
+    """
+    # A few of a decoder's dimensions are hundreds of times as wide as the others.
+    states = (states - states.mean(axis=0)) / np.maximum(states.std(axis=0), 1e-6)
+    likeliest = np.sort(probabilities, axis=1)
+    doubt = 1 - (likeliest[:, -1] - likeliest[:, -2])
+    squares = (states**2).sum(axis=1)
+    score, nearest = doubt.copy(), np.full(len(states), np.inf)
+    chosen: list[int] = []
+    while len(chosen) < min(n, len(states)):
+        row = int(score.argmax())
+        chosen.append(row)
+        apart = squares + squares[row] - 2 * (states @ states[row])  # squared; may round below 0
+        nearest = np.minimum(nearest, np.sqrt(np.maximum(apart, 0)))
+        score = doubt * nearest
+        score[chosen] = -1.0
+    return np.array(chosen, np.int64)
+
+
 def suggest(
     model: TextModel,
     texts: Sequence[str],
     n: int,
     *,
     known: Sequence[str] = (),
+    by: Callable[[States, Probabilities, int], Rows] = choose,
     progress: Progress | None = None,
 ) -> list[Suggestion]:
     """At most ``n`` of the texts, each worth a label beside those before it, most wanted first.
 
     Of texts that are equal but for case, digits and punctuation one is taken; none that equals one
-    of ``known``, those that have labels already.
+    of ``known``, those that have labels already. ``by`` does the choosing.
     """
     done = {normalise(text) for text in known}
     first: dict[str, int] = {}
@@ -67,7 +94,7 @@ def suggest(
             model.classes[probabilities[i].argmax()],
             float(probabilities[i].max()),
         )
-        for i in choose(states, probabilities, n)
+        for i in by(states, probabilities, n)
     ]
 
 
@@ -85,12 +112,16 @@ def write_suggestions(suggestions: Sequence[Suggestion], path: Path) -> None:
 def _judged(
     model: TextModel, texts: Sequence[str], progress: Progress
 ) -> tuple[States, Probabilities]:
-    """What the head reads of each text (n, C), and what the model makes of it (n, n_classes)."""
+    """What the probe, or else the head, reads of each text, and what the model makes of it.
+
+    Shapes (n, n_features) and (n, n_classes).
+    """
     sequences = model.encode(texts, progress)
-    states = np.empty((len(texts), model.classifier.head.in_features), np.float32)
+    reader = model.classifier.probe or model.classifier.head
+    states = np.empty((len(texts), reader.in_features), np.float32)
     probabilities = np.empty((len(texts), len(model.classes)))
     read: list[Tensor] = []
-    hook = model.classifier.head.register_forward_pre_hook(lambda _, given: read.append(given[0]))
+    hook = reader.register_forward_pre_hook(lambda _, given: read.append(given[0]))
     try:
         with progress.task("look", len(texts), "texts") as advance:
             for rows in token_budget_batches([len(ids) for ids in sequences], TOKEN_BUDGET):
@@ -101,26 +132,3 @@ def _judged(
     finally:
         hook.remove()
     return states, probabilities
-
-
-def choose(states: States, probabilities: Probabilities, n: int) -> Rows:
-    """At most ``n`` rows: each the one that is unsure and far from those before it, as a product.
-
-    Args:
-        states: what the head reads of each text (rows, C).
-        probabilities: what it makes of it (rows, n_classes).
-        n: rows wanted.
-    """
-    likeliest = np.sort(probabilities, axis=1)
-    doubt = 1 - (likeliest[:, -1] - likeliest[:, -2])
-    squares = (states**2).sum(axis=1)
-    score, nearest = doubt.copy(), np.full(len(states), np.inf)
-    chosen: list[int] = []
-    while len(chosen) < min(n, len(states)):
-        row = int(score.argmax())
-        chosen.append(row)
-        apart = squares + squares[row] - 2 * (states @ states[row])  # squared; may round below 0
-        nearest = np.minimum(nearest, np.sqrt(np.maximum(apart, 0)))
-        score = doubt * nearest
-        score[chosen] = -1.0
-    return np.array(chosen, np.int64)
