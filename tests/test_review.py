@@ -43,7 +43,7 @@ def test_labels_are_judged_as_confident_learning_says(n: int, n_classes: int) ->
         own = of_row.pop(labels[row])
         best = max(of_row, key=lambda k: of_row[k])
         assert suggested[row] == best
-        assert score[row] == pytest.approx(own - of_row[best])
+        assert score[row] == pytest.approx(own / (own + of_row[best]))
         confident = []
         for k, p in of_row.items():
             mean = [probabilities[i, k] for i in range(n) if labels[i] == k]

@@ -38,8 +38,9 @@ Probabilities = npt.NDArray[np.float64]
 class Opinion:
     """What is thought of one row's label, the row counted from 1.
 
-    ``probability`` is that of the label given; ``score`` is it less that of the likeliest other
-    label, from -1 (surely wrong) to 1. ``doubtful`` rows are probable errors.
+    ``probability`` is that of the label given; ``score`` is its share of it and that of the
+    likeliest other label together, from 0 (surely wrong) to 1. ``doubtful`` rows are probable
+    errors.
     """
 
     row: int
@@ -119,7 +120,7 @@ def ask_copies(probabilities: Probabilities, given: Numbers, texts: Sequence[str
 def judge(
     probabilities: Probabilities, given: Numbers
 ) -> tuple[Numbers, Probabilities, npt.NDArray[np.bool_]]:
-    """The likeliest other label (n,), the margin of the label given (n,), and whether it is wrong.
+    """The likeliest other label (n,), the score of the label given (n,), and whether it is wrong.
 
     A label is held to be wrong where another reaches its own class's threshold and is likelier.
 
@@ -135,8 +136,8 @@ def judge(
     counts = np.bincount(given, minlength=probabilities.shape[1])
     sums = np.bincount(given, weights=own, minlength=probabilities.shape[1])
     threshold = sums / np.maximum(counts, 1)
-    margin = own - others[rows, suggested]
-    return suggested, margin, (margin < 0) & (others >= threshold).any(axis=1)
+    score = own / np.maximum(own + others[rows, suggested], 1e-12)
+    return suggested, score, (score < 0.5) & (others >= threshold).any(axis=1)
 
 
 def write_review(opinions: Sequence[Opinion], path: Path) -> None:

@@ -86,6 +86,8 @@ def suggest(
         if normalise(text) not in done:
             first.setdefault(normalise(text), row)
     rows = list(first.values())
+    if not rows:
+        return []
     states, probabilities = _judged(model, [texts[row] for row in rows], progress or Silent())
     return [
         Suggestion(
