@@ -1,14 +1,17 @@
 """TextClassifier: labels come back as they went in, results repeat, bad input is named."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
-from tiny import messages
+from tiny import Said, messages
 
 from lastblock import TextClassifier
+from lastblock.decoder.loading import load_decoder
 from lastblock.errors import ConfigError, DataError, LastblockError
 
 
@@ -144,3 +147,95 @@ def test_unusable_settings_are_named(pretrained: Path) -> None:
         TextClassifier("no-such-folder/x.gguf").fit(texts, labels)
     with pytest.raises(NotFittedError):
         tiny(pretrained).predict(texts)
+
+
+@pytest.mark.parametrize("train", ["head", "block", "blocks:2", "lora", "all"])
+def test_what_is_trained_is_saved_and_loaded(pretrained: Path, tmp_path: Path, train: str) -> None:
+    texts, labels = messages(60)
+    lines = Said()
+    classifier = tiny(pretrained, train=train, epochs=3).fit(texts, labels, progress=lines)
+    (said,) = [line for line in lines.lines if line.startswith("training ")]
+    numbers = [int(word.replace(",", "")) for word in said.split() if word[0].isdigit()]
+    trained, everything = numbers
+    assert 0 < trained <= everything
+    if train == "all":
+        assert trained == everything
+    classifier.save(tmp_path / "m")
+    loaded = TextClassifier.load(tmp_path / "m")
+    np.testing.assert_array_equal(loaded.predict_proba(texts), classifier.predict_proba(texts))
+    settings = loaded.model_.settings
+    assert settings.train == {"block": "blocks", "blocks:2": "blocks"}.get(train, train)
+    again = TextClassifier(**loaded.get_params()).fit(texts, labels)
+    assert again.model_.settings == settings
+
+
+@pytest.mark.parametrize("train", ["head", "block", "lora", "all"])
+def test_the_fewer_are_trained_the_more_stay_as_they_were(pretrained: Path, train: str) -> None:
+    texts, labels = messages(60)
+    classifier = tiny(pretrained, train=train, epochs=1, depth=4).fit(texts, labels)
+    learnt = classifier.model_.classifier.state_dict()
+    fresh = load_decoder(pretrained, depth=4).state_dict()
+    changed = {
+        name
+        for name, before in fresh.items()
+        if not torch.equal(before.float(), learnt[f"decoder.{name}"].float())
+    }
+    blocks = {name.split(".")[1] for name in changed if name.startswith("blocks.")}
+    expected = {"head": set(), "block": {"3"}, "lora": set("0123"), "all": set("0123")}
+    assert blocks == expected[train]
+    assert ("embed_tokens.weight" in changed) == (train == "all")
+
+
+@pytest.mark.parametrize("long_text", ["truncate", "head-tail", "window"])
+def test_what_is_read_of_long_texts(pretrained: Path, tmp_path: Path, long_text: str) -> None:
+    """Only the last letters differ: cut off, two texts are the same."""
+    beginnings = [f"{i:02d}" + "x" * (20 + i % 7) for i in range(60)]
+    texts = [each + ("z" if i % 2 else "a") * 9 for i, each in enumerate(beginnings)]
+    labels = ["spam" if i % 2 else "ham" for i in range(60)]
+    lines = Said()
+    classifier = tiny(pretrained, max_length=12, long_text=long_text)
+    classifier.fit(texts, labels, progress=lines)
+    assert any("longer than 12 tokens" in line for line in lines.lines)
+    unseen = [each + end * 9 for each in beginnings[:20] for end in "az"]
+    pairs = classifier.predict_proba(unseen).reshape(20, 2, 2)
+    assert np.allclose(pairs[:, 0], pairs[:, 1], atol=1e-6) == (long_text == "truncate")
+    one_by_one = np.concatenate([classifier.predict_proba([text]) for text in unseen[:9]])
+    np.testing.assert_allclose(classifier.predict_proba(unseen)[:9], one_by_one, atol=1e-5)
+    classifier.save(tmp_path / "m")
+    loaded = TextClassifier.load(tmp_path / "m").predict_proba(unseen)
+    np.testing.assert_array_equal(loaded, classifier.predict_proba(unseen))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"train": "everything"}, "--train everything must be head, block, blocks:K, lora or all"),
+        ({"train": "blocks:0"}, "--train blocks:0 must be"),
+        ({"train": "head:3"}, "--train head:3 must be"),
+        ({"train": "head", "trainable_blocks": 2}, "contradict each other"),
+        ({"train": "block", "lora_rank": 4}, "--lora-rank is for --train lora"),
+        ({"train": "blocks:3", "depth": 2}, "is more than --depth 2"),
+        ({"long_text": "skip"}, "--long-text is 'skip'"),
+    ],
+)
+def test_settings_that_make_no_sense_are_named(
+    pretrained: Path, settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        tiny(pretrained, **settings).fit(*messages(20))
+
+
+def test_the_choice_is_told(pretrained: Path) -> None:
+    texts, labels = messages(60)
+    classifier = tiny(pretrained).fit(texts, labels)
+    assert classifier.choice_ is not None
+    assert classifier.mixture_ is not None
+    frozen = classifier.model_.classifier.frozen_blocks
+    assert classifier.choice_["chosen"] == {"depth": frozen}
+    assert classifier.choice_["texts"] == 60
+    given = tiny(pretrained, depth=frozen + 1).fit(texts, labels)
+    assert given.choice_ is None
+    np.testing.assert_allclose(
+        given.predict_proba(texts), classifier.predict_proba(texts), atol=1e-5
+    )
+    assert tiny(pretrained, recipe="chapter6").fit(texts, labels).mixture_ is None

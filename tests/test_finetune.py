@@ -9,23 +9,13 @@ import jsonschema_rs
 import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, log_loss, matthews_corrcoef
-from tiny import messages
+from tiny import Said, messages
 
 from lastblock import TextClassifier, checkpoint, finetune
 from lastblock.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from lastblock.errors import DataError, SavedModelError
 from lastblock.finetune import FinetuneResult, evaluate_file
 from lastblock.runtime import Silent
-
-
-class Said(Silent):
-    """Progress that keeps the sentences."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def say(self, line: str) -> None:
-        self.lines.append(line)
 
 
 def write_csv(path: Path, texts: list[str], labels: list[str]) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tiny import Said
 
 from lastblock.config import DataConfig, RunConfig, TrainConfig
 from lastblock.data.split import split_record
@@ -13,14 +14,6 @@ from lastblock.errors import ConfigError
 from lastblock.finetune import Parts, read, split
 from lastblock.recipe import DATA_RULES
 from lastblock.runtime import Silent
-
-
-class Said(Silent):
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def say(self, line: str) -> None:
-        self.lines.append(line)
 
 
 @pytest.fixture

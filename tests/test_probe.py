@@ -82,3 +82,8 @@ def test_cross_entropy_is_that_of_targets_drawn_in() -> None:
     labels = torch.randint(0, 2, (200_000,))
     plain = log_loss(labels, torch.softmax(many, 1).numpy())
     assert cross_entropy(many, labels) == pytest.approx(plain, rel=1e-4)
+
+
+def test_one_text_is_enough_not_to_fail() -> None:
+    probe = fit_probe(torch.randn(1, 4), torch.tensor([1]))
+    assert torch.isfinite(probe.weight).all()

@@ -13,6 +13,7 @@ from lastblock.classifier import SequenceClassifier
 from lastblock.config import Settings
 from lastblock.decoder.config import DecoderConfig
 from lastblock.decoder.decoder import Decoder
+from lastblock.runtime import Silent
 from lastblock.training import Encoded
 
 LLAMA = {
@@ -134,3 +135,13 @@ def messages(n: int = 60, seed: int = 0) -> tuple[list[str], list[str]]:
         for i, label in enumerate(labels)
     ]
     return texts, labels
+
+
+class Said(Silent):
+    """Progress that keeps the sentences."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)

@@ -88,6 +88,8 @@ def fit_probe(features: Tensor, targets: Tensor, weights: Tensor | None = None) 
 def folds(targets: Tensor, k: int) -> list[tuple[Tensor, Tensor]]:
     """Rows to fit on and rows held out, of each fold; stratified as far as classes are large."""
     rows = np.arange(len(targets))
+    if len(rows) < 2:
+        return []  # nothing is left to fit on
     strata = _strata(targets, k)
     split: Any = KFold(min(k, len(rows)), shuffle=True, random_state=0)
     if strata is not None:

@@ -1,10 +1,11 @@
 """Batches hold every text once, within the budget, and padding loses nothing."""
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lastblock.tokenization.batching import pad, token_budget_batches
+from lastblock.tokenization.batching import head_and_tail, pad, token_budget_batches, windows
 
 
 @given(st.lists(st.integers(1, 300), max_size=80), st.integers(1, 500))
@@ -26,3 +27,18 @@ def test_padding_is_on_the_right(lengths: list[int]) -> None:
     assert ids.shape == (len(lengths), max(lengths))
     for row, n in zip(ids, lengths, strict=True):
         assert row.tolist() == [*range(1, n + 1), *[0] * (max(lengths) - n)]
+
+
+def test_head_and_tail_keep_both_ends() -> None:
+    ids = np.arange(100, dtype=np.int32)
+    assert head_and_tail(ids, 12).tolist() == [0, 1, 2, *range(91, 100)]
+    assert head_and_tail(ids, 100) is ids
+
+
+@pytest.mark.parametrize(("n", "length"), [(0, 4), (1, 4), (4, 4), (5, 4), (103, 10)])
+def test_windows_hold_every_token_once_and_are_about_equally_long(n: int, length: int) -> None:
+    ids = np.arange(n, dtype=np.int32)
+    parts = windows(ids, length)
+    assert np.concatenate(parts).tolist() == ids.tolist()
+    assert max(map(len, parts)) <= length
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
