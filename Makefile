@@ -12,7 +12,7 @@ CHROMIUM ?= $(or $(shell command -v chromium || command -v chromium-browser || \
 INSTALL = $(RUN) pip --disable-pip-version-check install -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-browser lint fix bench bench-serve docs clean
+.PHONY: help demo test test-browser lint fix bench accuracy bench-serve docs clean
 
 help: ## show these lines
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile
@@ -37,8 +37,11 @@ fix: $(DEV) ## format, and mend what can be mended
 	$(RUN) ruff check --fix
 
 bench: $(DEV) ## measure what the README says about speed
-	@set -e; for script in $(filter-out benchmarks/common.py,$(wildcard benchmarks/*.py)); do \
+	@set -e; for script in $(filter-out benchmarks/common.py benchmarks/accuracy.py,$(wildcard benchmarks/*.py)); do \
 		echo "$$script"; $(VENV)/bin/python "$$script"; done
+
+accuracy: $(DEV) ## compare `auto` with TF-IDF on the sets in LASTBLOCK_DATA, for an hour or so
+	$(VENV)/bin/python benchmarks/accuracy.py
 
 bench-serve: $(DEV) ## load the server from a second process, for some minutes
 	$(VENV)/bin/python benchmarks/serve.py
