@@ -115,9 +115,8 @@ def test_a_fit_calibrates_and_predicts_the_same(pretrained: Path, tmp_path: Path
     calibrated.save(tmp_path / "m")
     loaded = TextClassifier.load(tmp_path / "m")
     np.testing.assert_array_equal(loaded.predict_proba(texts), said[1])
-    assert json.loads((tmp_path / "m" / "config.json").read_text())["decision"] == {
-        "temperature": temperature
-    }
+    config = json.loads((tmp_path / "m" / "config.json").read_text())
+    assert config["decision"]["temperature"] == temperature
 
 
 def test_few_validation_texts_fit_no_temperature(pretrained: Path) -> None:
