@@ -8,20 +8,12 @@ from typing import Annotated, Any
 
 import typer
 
-from lastblock.cli.options import (
-    Delimiter,
-    Encoding,
-    Header,
-    LabelColumn,
-    LabelSeparator,
-    Quoting,
-    TextColumn,
-)
-from lastblock.config import ReadOptions
+from lastblock.cli.options import reading_examples, takes_options_of
 
 _MOST_SHOWN = 10
 
 
+@takes_options_of(reading_examples)
 def compare(
     model_a: Annotated[
         Path, typer.Argument(metavar="MODEL-A", help="Folder of a saved model, called a below.")
@@ -41,14 +33,8 @@ def compare(
             help="CSV file to write every text to that they label differently.",
         ),
     ] = None,
-    text_column: TextColumn = None,
-    label_column: LabelColumn = None,
-    encoding: Encoding = None,
-    delimiter: Delimiter = None,
-    header: Header = None,
-    quoting: Quoting = None,
-    label_separator: LabelSeparator = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    **options: Any,
 ) -> None:
     """Compare two saved models on the same labelled texts.
 
@@ -64,15 +50,7 @@ def compare(
         model_a,
         model_b,
         data,
-        text_column=text_column,
-        label_column=label_column,
-        options=ReadOptions(
-            encoding=encoding,
-            delimiter=delimiter,
-            header=header,
-            quoting=quoting,
-            label_separator=label_separator,
-        ),
+        **reading_examples(**options),
         progress=make_progress(),
     )
     if output is not None:

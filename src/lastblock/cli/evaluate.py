@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from lastblock.cli.options import (
-    Delimiter,
-    Encoding,
-    Header,
-    LabelColumn,
-    LabelSeparator,
-    Quoting,
-    TextColumn,
-)
-from lastblock.config import ReadOptions
+from lastblock.cli.options import reading_examples, takes_options_of
 
 
+@takes_options_of(reading_examples)
 def evaluate(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of a saved model.")],
     data: Annotated[
@@ -28,14 +20,8 @@ def evaluate(
             help="Labelled texts, as train takes them.",
         ),
     ],
-    text_column: TextColumn = None,
-    label_column: LabelColumn = None,
-    encoding: Encoding = None,
-    delimiter: Delimiter = None,
-    header: Header = None,
-    quoting: Quoting = None,
-    label_separator: LabelSeparator = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    **options: Any,
 ) -> None:
     """Score a saved model on labelled texts."""
     from lastblock.cli.progress import make_progress
@@ -45,15 +31,7 @@ def evaluate(
     scores = evaluate_file(
         model,
         data,
-        text_column=text_column,
-        label_column=label_column,
-        options=ReadOptions(
-            encoding=encoding,
-            delimiter=delimiter,
-            header=header,
-            quoting=quoting,
-            label_separator=label_separator,
-        ),
+        **reading_examples(**options),
         progress=make_progress(),
     )
     if as_json:

@@ -4,21 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lastblock.cli.options import (
-    Delimiter,
-    Encoding,
-    Header,
-    LabelColumn,
-    LabelSeparator,
-    Quoting,
-    TextColumn,
-    setting,
-)
-from lastblock.config import DataConfig, ModelConfig
+from lastblock.cli.options import reading_examples, setting, takes_options_of
+from lastblock.config import ModelConfig
 
 if TYPE_CHECKING:
     from lastblock.data.examples import Examples
@@ -27,6 +18,7 @@ if TYPE_CHECKING:
 _MOST_CLASSES = 30
 
 
+@takes_options_of(reading_examples)
 def inspect(
     data: Annotated[
         str, typer.Argument(metavar="DATA", help="Labelled texts, as train takes them.")
@@ -37,13 +29,6 @@ def inspect(
             metavar="OTHER", help="Other examples (a test file): which of its texts stand in DATA?"
         ),
     ] = None,
-    text_column: TextColumn = None,
-    label_column: LabelColumn = None,
-    encoding: Encoding = None,
-    delimiter: Delimiter = None,
-    header: Header = None,
-    quoting: Quoting = None,
-    label_separator: LabelSeparator = None,
     max_length: Annotated[int | None, setting(ModelConfig, "max_length", "N")] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print JSON instead of a report.")
@@ -59,6 +44,7 @@ def inspect(
             "change beside it (.changes.csv).",
         ),
     ] = None,
+    **options: Any,
 ) -> None:
     """Look closely at labelled texts: duplicates, contradictions, damage, leaks, tiny classes.
 
@@ -71,23 +57,12 @@ def inspect(
 
     if fix is not None:
         check_target(fix)
-    options = DataConfig(
-        data=data,
-        text_column=text_column,
-        label_column=label_column,
-        encoding=encoding,
-        delimiter=delimiter,
-        header=header,
-        quoting=quoting,
-        label_separator=label_separator,
-    )
+    reading = reading_examples(**options)
 
     def load(source: str) -> Examples:
         return load_examples(
             source,
-            text_column=text_column,
-            label_column=label_column,
-            options=options,
+            **reading,
             keep=() if fix is None or source != data else None,
             keep_empty=True,
             progress=make_progress(),
@@ -99,7 +74,7 @@ def inspect(
         against=None if against is None else load(against),
         count_tokens=_token_counter(),
         max_length=max_length,
-        separator=label_separator,
+        separator=reading["options"].label_separator,
         progress=make_progress(),
     )
     if html is not None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from lastblock.config import DataConfig, help_of
+from lastblock.config import DataConfig, ReadOptions, help_of
 
 
 def setting(config: type, name: str, metavar: str | None = None, *flags: str) -> Any:
@@ -27,6 +27,38 @@ Delimiter = Annotated[str | None, setting(DataConfig, "delimiter", "CHARACTER")]
 Header = Annotated[bool | None, setting(DataConfig, "header")]
 Quoting = Annotated[bool | None, setting(DataConfig, "quoting")]
 LabelSeparator = Annotated[str | None, setting(DataConfig, "label_separator", "TEXT")]
+
+
+def reading_texts(
+    text_column: TextColumn = None,
+    encoding: Encoding = None,
+    delimiter: Delimiter = None,
+    header: Header = None,
+    quoting: Quoting = None,
+) -> dict[str, Any]:
+    """How to read texts: the options, as the readers take them."""
+    options = ReadOptions(encoding=encoding, delimiter=delimiter, header=header, quoting=quoting)
+    return {"text_column": text_column, "options": options}
+
+
+def reading_examples(
+    text_column: TextColumn = None,
+    label_column: LabelColumn = None,
+    encoding: Encoding = None,
+    delimiter: Delimiter = None,
+    header: Header = None,
+    quoting: Quoting = None,
+    label_separator: LabelSeparator = None,
+) -> dict[str, Any]:
+    """How to read labelled texts, likewise."""
+    options = ReadOptions(
+        encoding=encoding,
+        delimiter=delimiter,
+        header=header,
+        quoting=quoting,
+        label_separator=label_separator,
+    )
+    return {"text_column": text_column, "label_column": label_column, "options": options}
 
 
 def takes_options_of(other: Callable[..., Any]) -> Callable[[Callable[..., None]], Any]:

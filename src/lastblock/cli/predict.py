@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING, Annotated, Any
 import typer
 
 from lastblock.cli.files import PartialFile, check_output
-from lastblock.cli.options import Delimiter, Encoding, Header, Quoting, TextColumn
+from lastblock.cli.options import reading_texts, takes_options_of
 from lastblock.cli.progress import Within
 from lastblock.config import ReadOptions
 from lastblock.errors import ConfigError, DataError
@@ -40,6 +40,7 @@ class Prediction:
         return next(iter(self.probabilities.values()))
 
 
+@takes_options_of(reading_texts)
 def predict(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of a saved model.")],
     texts: Annotated[
@@ -65,11 +66,6 @@ def predict(
             help="File to write: CSV (.tsv: tab-separated; .jsonl or --json: JSON Lines).",
         ),
     ] = None,
-    text_column: TextColumn = None,
-    encoding: Encoding = None,
-    delimiter: Delimiter = None,
-    header: Header = None,
-    quoting: Quoting = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON object a line, with every probability.")
     ] = False,
@@ -77,6 +73,7 @@ def predict(
         bool,
         typer.Option("--resume", help="Go on where a run with the same options was interrupted."),
     ] = False,
+    **options: Any,
 ) -> None:
     """Classify texts with a saved model.
 
@@ -86,8 +83,8 @@ def predict(
         check_output(output)
     if resume and (output is None or source in (None, "-")):
         raise ConfigError("--resume goes on with an --output FILE from an --input FILE; give both")
-    options = ReadOptions(encoding=encoding, delimiter=delimiter, header=header, quoting=quoting)
-    gathered = _gather(texts or [], source, text_column, options)
+    reading = reading_texts(**options)
+    gathered = _gather(texts or [], source, **reading)
 
     from lastblock.checkpoint import load
     from lastblock.cli.progress import make_progress
@@ -100,7 +97,11 @@ def predict(
             sys.stdout.flush()
         return
     write = _writer(output, as_json)
-    options_used = {"columns": text_column, "reading": vars(options), "json": as_json}
+    options_used = {
+        "columns": reading["text_column"],
+        "reading": vars(reading["options"]),
+        "json": as_json,
+    }
     made_from = {"model": _state(model), "input": _state(Path(source or "-")), **options_used}
     file = PartialFile(output, made_from)
     if resume:

@@ -130,4 +130,5 @@ def amount(number: float, unit: str) -> str:
         from rich.filesize import decimal
 
         return decimal(int(number))
-    return f"{number:,.0f} {unit}".rstrip()
+    few = number < 10 and number != round(number)
+    return f"{number:{'.2g' if few else ',.0f'}} {unit}".rstrip()

@@ -4,21 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lastblock.cli.options import (
-    Delimiter,
-    Encoding,
-    Header,
-    LabelColumn,
-    LabelSeparator,
-    Quoting,
-    TextColumn,
-    setting,
-)
-from lastblock.config import DEFAULT_MODEL, ModelConfig, ReadOptions, TrainConfig
+from lastblock.cli.options import reading_examples, setting, takes_options_of
+from lastblock.config import DEFAULT_MODEL, ModelConfig, TrainConfig
 from lastblock.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -28,6 +19,7 @@ if TYPE_CHECKING:
 _MOST_SHOWN = 10
 
 
+@takes_options_of(reading_examples)
 def review(
     data: Annotated[
         str, typer.Argument(metavar="DATA", help="Labelled texts, as train takes them.")
@@ -60,15 +52,9 @@ def review(
         int, typer.Option(metavar="N", min=2, help="Parts, each judged by what the others taught.")
     ] = 5,
     model: Annotated[str, setting(ModelConfig, "model", "NAME|PATH")] = DEFAULT_MODEL,
-    text_column: TextColumn = None,
-    label_column: LabelColumn = None,
-    encoding: Encoding = None,
-    delimiter: Delimiter = None,
-    header: Header = None,
-    quoting: Quoting = None,
-    label_separator: LabelSeparator = None,
     max_length: Annotated[int | None, setting(ModelConfig, "max_length", "N")] = None,
     seed: Annotated[int, setting(TrainConfig, "seed", "N")] = 123,
+    **options: Any,
 ) -> None:
     """Find labels that are probably wrong, for a person to look at.
 
@@ -85,15 +71,7 @@ def review(
     progress = make_progress()
     examples = load_examples(
         data,
-        text_column=text_column,
-        label_column=label_column,
-        options=ReadOptions(
-            encoding=encoding,
-            delimiter=delimiter,
-            header=header,
-            quoting=quoting,
-            label_separator=label_separator,
-        ),
+        **reading_examples(**options),
         keep=() if apply is None else None,
         keep_empty=apply is not None,
         progress=progress,

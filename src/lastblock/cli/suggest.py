@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from lastblock.cli.options import Delimiter, Encoding, Header, Quoting, TextColumn
-from lastblock.config import ReadOptions
+from lastblock.cli.options import reading_texts, takes_options_of
 
 
+@takes_options_of(reading_texts)
 def suggest(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of a saved model.")],
     data: Annotated[
@@ -35,11 +35,7 @@ def suggest(
         str | None,
         typer.Option(metavar="FILE", help="Texts that have labels already: none is suggested."),
     ] = None,
-    text_column: TextColumn = None,
-    encoding: Encoding = None,
-    delimiter: Delimiter = None,
-    header: Header = None,
-    quoting: Quoting = None,
+    **options: Any,
 ) -> None:
     """Choose texts to label next: the model is unsure of them, and they are unlike one another."""
     from lastblock.cli.progress import make_progress
@@ -50,8 +46,7 @@ def suggest(
 
     if output is not None:
         check_target(output)
-    options = ReadOptions(encoding=encoding, delimiter=delimiter, header=header, quoting=quoting)
-    texts = read_texts(data, text_column=text_column, options=options)
+    texts = read_texts(data, **reading_texts(**options))
     known = [] if labelled is None else read_texts(labelled)
 
     from lastblock.checkpoint import load
