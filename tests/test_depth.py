@@ -89,14 +89,12 @@ def test_the_middle_of_the_depths_about_as_good_as_the_best() -> None:
         curve.add(depth, accuracy)
     assert curve.in_the_running() == [3]
     assert curve.chosen() == 3
-    assert curve.has_fallen()
     few = Curve(20)
     for depth, accuracy in enumerate([0.7, 0.75, 0.8, 0.75, 0.7]):
         few.add(depth, accuracy)
     assert few.in_the_running() == [0, 1, 2, 3, 4]
     assert few.chosen() == 2
-    assert "in the middle of depths 0 to 4" in few.reason()
-    assert not few.has_fallen()
+    assert "From block 0 to 4 " in few.reason()
 
 
 @pytest.mark.parametrize("blocks", [0, 1, 2, 3])
@@ -105,3 +103,28 @@ def test_any_number_of_trained_blocks(blocks: int) -> None:
     assert 0 < choice.frozen_blocks <= 4 - blocks
     assert choice.texts == 60
     assert len(choice.depths) == len(choice.accuracy)
+
+
+def test_what_others_left_in_the_store_changes_no_choice() -> None:
+    """A text's states are kept up to the highest depth, whoever asked for them first."""
+    decoder, store = random_decoder(), ActivationStore()
+    ids, kinds = texts()
+    choose_depth(decoder, ids[:40], torch.randint(0, 2, (40,)), 1, store)
+    after_others = choose_depth(decoder, ids, kinds, 1, store)
+    alone = choose_depth(decoder, ids, kinds, 1, ActivationStore())
+    assert after_others.depths == alone.depths == candidates(4, 1)
+    assert after_others.accuracy == alone.accuracy
+
+
+def test_texts_of_no_weight_have_no_say() -> None:
+    decoder = random_decoder()
+    ids, kinds = texts(80)
+    weights = torch.cat([torch.ones(60), torch.zeros(20)]).double()
+    wrong = kinds.clone()
+    wrong[60:] = 1 - wrong[60:]
+    found = [
+        choose_depth(decoder, ids, labels, 1, ActivationStore(), weights=weights).accuracy
+        for labels in (kinds, wrong)
+    ]
+    assert found[0] == pytest.approx(found[1], abs=0.1)
+    assert all(np.isfinite(found[0]))

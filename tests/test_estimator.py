@@ -239,3 +239,15 @@ def test_the_choice_is_told(pretrained: Path) -> None:
         given.predict_proba(texts), classifier.predict_proba(texts), atol=1e-5
     )
     assert tiny(pretrained, recipe="chapter6").fit(texts, labels).mixture_ is None
+
+
+def test_a_second_fit_says_that_nothing_is_run_again(pretrained: Path, tmp_path: Path) -> None:
+    texts, labels = messages(60)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LASTBLOCK_CACHE", str(tmp_path))
+        first, again = Said(), Said()
+        for said in (first, again):
+            fitted = tiny(pretrained, cache_size=1).fit(texts, labels, progress=said)
+    assert fitted.model_.store.tokens_computed == 0
+    assert not any("no frozen pass" in line for line in first.lines)
+    assert any("60 of 60 texts need no frozen pass" in line for line in again.lines)

@@ -2,16 +2,14 @@
 
 import dataclasses
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import pytest
-from tiny import messages
+from tiny import Said, messages
 
 from lastblock import TextClassifier
 from lastblock.activations import ActivationStore
 from lastblock.inference import TextModel
-from lastblock.runtime import Silent
 
 
 @pytest.fixture(scope="module")
@@ -34,15 +32,10 @@ def test_texts_are_cut_and_never_empty(model: TextModel) -> None:
 
 
 def test_how_many_were_cut_is_said(model: TextModel) -> None:
-    class Said(Silent):
-        lines: ClassVar[list[str]] = []
-
-        def say(self, line: str) -> None:
-            self.lines.append(line)
-
-    with_settings(model, max_length=5).encode(["ab", "abcdefgh", "abcdef"], Said())
-    with_settings(model, max_length=8).encode(["abcdefgh"], Said())
-    assert Said.lines == [
+    said = Said()
+    with_settings(model, max_length=5).encode(["ab", "abcdefgh", "abcdef"], said)
+    with_settings(model, max_length=8).encode(["abcdefgh"], said)
+    assert said.lines == [
         "2 of 3 texts are longer than 5 tokens and were cut there (--max-length, --long-text)"
     ]
 
@@ -61,3 +54,14 @@ def test_predicting_keeps_nothing(model: TextModel) -> None:
     fresh = with_settings(model)
     fresh.predict_proba(messages(10, seed=4)[0])
     assert len(fresh.store) == 0
+
+
+def test_windows_are_prepared_as_they_will_be_asked_for(model: TextModel) -> None:
+    windowed = with_settings(model, max_length=5, long_text="window")
+    sequences = windowed.encode(["abcdefgh", "ab"])
+    windowed.prepare(sequences)
+    assert len(windowed.store) == 3  # two windows and a short text
+    assert windowed.store.tokens_computed == 10
+    assert sequences[0] not in windowed.store
+    windowed.logits(sequences)
+    assert windowed.store.tokens_computed == 10

@@ -87,3 +87,14 @@ def test_cross_entropy_is_that_of_targets_drawn_in() -> None:
 def test_one_text_is_enough_not_to_fail() -> None:
     probe = fit_probe(torch.randn(1, 4), torch.tensor([1]))
     assert torch.isfinite(probe.weight).all()
+
+
+@pytest.mark.parametrize(("n", "size"), [(60, 90), (120, 15)], ids=["dual", "primal"])
+def test_a_text_of_no_weight_is_as_good_as_absent(n: int, size: int) -> None:
+    x, targets = features(n, size)
+    weights = (torch.arange(n) % 3 > 0).double()
+    other = x.clone()
+    other[weights == 0] += 1000 * torch.randn(int((weights == 0).sum()), size)
+    found = [fit_probe(some, targets, weights) for some in (x, other)]
+    torch.testing.assert_close(found[0].weight, found[1].weight, rtol=1e-4, atol=1e-6)
+    assert torch.isfinite(found[0].out_of_fold).all()

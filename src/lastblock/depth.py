@@ -3,9 +3,9 @@
 Some of the training texts are taken up through the decoder a block at a time. After every step a
 probe (ridge regression on the last token's state and the mean state, cross-validated) says how
 well the classes can be told apart there; that rises and falls again, as the upper blocks turn to
-predicting the next token. The pass stops once it has fallen. What was computed on the way to the
-chosen depth is kept, so the choice costs little more than the blocks above it; and so are the
-states that were probed, so the next choice on the same texts costs no pass at all.
+predicting the next token. What was computed on the way to the chosen depth is kept, so the choice
+costs little more than the blocks above it; and so are the states that were probed, so the next
+choice on the same texts costs no pass at all.
 
 Knows token ids and class numbers; no text, no files. Only training texts may be given.
 """
@@ -37,9 +37,6 @@ MOST_TOKENS = 32_768
 LOWEST, HIGHEST, STEPS = 1 / 3, 3 / 4, 15
 # Depths for the mean states that the classifier's own probe sees, as shares of the decoder.
 SUMMARY = (1 / 4, 1 / 2)
-# The pass does not stop before this share, and not before so many depths in a row were out of the
-# running.
-NOT_BEFORE, PATIENCE = 1 / 2, 2
 
 
 @dataclass(frozen=True)
@@ -91,6 +88,7 @@ def choose_depth(
     trainable_blocks: int,
     states: ActivationStore,
     progress: Progress | None = None,
+    weights: Tensor | None = None,
 ) -> Choice:
     """Choose how many blocks to freeze, from training texts alone.
 
@@ -101,11 +99,13 @@ def choose_depth(
         trainable_blocks: how many blocks must be left above the frozen ones.
         states: keeps the probed states of each text, (2 x depths, C), for the next time.
         progress: where to show how it goes on.
+        weights: how much each text counts, (n,); None: all alike.
     """
     n_layers = decoder.config.num_hidden_layers
     wanted = candidates(n_layers, trainable_blocks)
     picked = sample(sequences)
     texts, truth = [sequences[i] for i in picked], targets[picked]
+    counts = None if weights is None else weights[picked]
     known = states.known(texts)
     unknown = [ids for ids in texts if ids.tobytes() not in known]
     climb = _Climb(decoder, unknown)
@@ -120,16 +120,12 @@ def choose_depth(
                 means[below] = climb.pooled()[1]
             climb.record(pooled)
             at = 2 * len(curve.depths)
-            if any(len(pooled[ids.tobytes()]) < at + 2 for ids in texts):
-                break  # an earlier choice had no need to go on either
             features = [torch.cat(pooled[ids.tobytes()][at : at + 2]) for ids in texts]
-            probe = fit_probe(torch.stack(features), truth)
-            curve.add(depth, _accuracy(probe.out_of_fold, truth))
+            probe = fit_probe(torch.stack(features), truth, counts)
+            curve.add(depth, _accuracy(probe.out_of_fold, truth, counts))
             advance(1)
             running[depth] = climb.states
             running = {d: x for d, x in running.items() if d in curve.in_the_running()}
-            if depth >= NOT_BEFORE * n_layers and curve.has_fallen():
-                break
     states.put({ids.tobytes(): torch.stack(pooled[ids.tobytes()]) for ids in unknown}, progress)
     frozen = curve.chosen()
     summary = summary_depths(n_layers, frozen)
@@ -166,10 +162,11 @@ def sample(sequences: Sequence[TokenIds]) -> list[int]:
     return sorted(rows)
 
 
-def _accuracy(logits: Tensor, targets: Tensor) -> float:
+def _accuracy(logits: Tensor, targets: Tensor, weights: Tensor | None) -> float:
     """Share of texts right; of labels right for several a text."""
     right = logits.argmax(1) == targets if targets.dim() == 1 else (logits > 0) == (targets > 0)
-    return float(right.double().mean())
+    each = right.double().reshape(len(targets), -1).mean(1)
+    return float(each.mean() if weights is None else (weights * each).sum() / weights.sum())
 
 
 class Curve:
@@ -201,9 +198,6 @@ class Curve:
         margin = math.sqrt(max(best * (1 - best), 1 / self.n) / self.n)
         return [d for d, a in zip(self.depths, smooth, strict=True) if a >= best - margin]
 
-    def has_fallen(self) -> bool:
-        return not set(self.depths[-PATIENCE:]) & set(self.in_the_running())
-
     def chosen(self) -> int:
         running = self.in_the_running()
         return running[len(running) // 2]
@@ -211,15 +205,14 @@ class Curve:
     def reason(self) -> str:
         running, chosen = self.in_the_running(), self.chosen()
         at = self.accuracy[self.depths.index(chosen)]
-        among = (
-            f"the best of depths {self.depths[0]} to {self.depths[-1]}"
+        best = (
+            f"After block {chosen} a linear probe tells the classes apart best"
             if len(running) == 1
-            else f"in the middle of depths {running[0]} to {running[-1]}, which are about as good"
+            else f"From block {running[0]} to {running[-1]} a linear probe tells the classes apart "
+            f"about equally well, and after block {chosen}"
         )
-        return (
-            f"A linear probe is right in {at:.1%} of {self.n:,} training texts after block "
-            f"{chosen}, {among}."
-        )
+        join = "; it is" if len(running) == 1 else " it is"
+        return f"{best}{join} right in {at:.1%} of {self.n:,} training texts, cross-validated."
 
 
 class _Climb:

@@ -48,8 +48,8 @@ class Mixture:
         """The same in a sentence."""
         share = self.probe / (self.tail + self.probe)
         return (
-            f"The probe of mean states counts {share:.0%}, the tail the rest, as {self.texts:,} "
-            f"texts of the {self.measured_on} had it."
+            f"The answer is {1 - share:.0%} the trained tail's and {share:.0%} a linear probe's of "
+            f"the frozen states, as weighed on {self.texts:,} texts of the {self.measured_on}."
         )
 
     def to_dict(self) -> dict[str, Any]:

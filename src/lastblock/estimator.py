@@ -34,6 +34,7 @@ from lastblock.errors import DataError
 from lastblock.explanation import Explanations
 from lastblock.inference import TextModel, encode, in_windows
 from lastblock.runtime import Progress, Silent, Stopwatch, seed_everything
+from lastblock.tokenization.batching import TokenIds
 from lastblock.tokenization.tokenizer import Tokenizer
 from lastblock.training import Encoded, train_tail
 
@@ -157,18 +158,23 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             shape = loading.read_config(files.folder)
             tokenizer = Tokenizer.from_pretrained(files.folder)
         with watch("tokenize"):
-            lengths = [len(ids) for ids in tokenizer.encode_batch(fit_on[0])]
+            encoded = tokenizer.encode_batch(fit_on[0])
         settings = recipe.resolve(
             model_config,
             train_config,
             shape,
-            lengths,
+            [len(ids) for ids in encoded],
             catalog.learning_rate(self.model, shape.model_type),
         )
         with watch("tokenize"):
-            train = _encode(tokenizer, settings, fit_on, progress)
-            validate = held_out and _encode(tokenizer, settings, held_out)
+            end = tokenizer.end_of_text
+            train = _parted(encode(encoded, settings, end, progress), fit_on, settings)
+            validate = None
+            if held_out is not None:
+                others = encode(tokenizer.encode_batch(held_out[0]), settings, end)
+                validate = _parted(others, held_out, settings)
         computed: dict[bytes, Tensor] = {}
+        tokens = 0
         self.choice_: dict[str, Any] | None = None
         self.mixture_: dict[str, Any] | None = None
         if recipe.chooses_depth(settings, model_config):
@@ -180,7 +186,8 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             progress.say(
                 f"{settings.depth} of {shape.num_hidden_layers} blocks kept. {choice.reason}"
             )
-            computed, self.choice_ = choice.activations, choice.to_dict()
+            computed, tokens = choice.activations, choice.tokens
+            self.choice_ = choice.to_dict()
         with watch("weights"):
             classifier = make_classifier(
                 loading.load_decoder(files.folder, depth=settings.depth),
@@ -191,11 +198,8 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         store = open_store(classifier.prefix_facts(), files, self.cache_size)
         with watch("activations"):
             everything = [*train.sequences, *(validate.sequences if validate else ())]
-            store.recall(everything)
-            store.put(computed, progress)
-            store.fill(classifier, everything, progress)
-            if self.choice_:
-                store.tokens_computed += choice.tokens
+            store.fill(classifier, everything, progress, computed)
+            store.tokens_computed += tokens
         self.initial_tail_ = classifier.tail_state()
         with watch("train"):
             if settings.train == "lora":
@@ -234,6 +238,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             settings.trainable_blocks,
             open_store(facts, files, self.cache_size),
             progress,
+            None if train.weights is None else torch.from_numpy(train.weights),
         )
 
     def predict_proba(self, X: Iterable[str]) -> npt.NDArray[np.float64]:
@@ -371,15 +376,12 @@ def _calibrate(model: TextModel, validation: Encoded | None) -> Calibration:
     return Calibration(temperature, len(validation), applied=model.settings.calibrate)
 
 
-def _encode(
-    tokenizer: Tokenizer, settings: Settings, part: _Part, progress: Progress | None = None
-) -> Encoded:
-    """A part's token ids; where long texts are read in windows, each window with its text's label.
+def _parted(sequences: Sequence[TokenIds], part: _Part, settings: Settings) -> Encoded:
+    """A part as it is trained on; where long texts are read in windows, window by window.
 
-    The windows of a text count together as much as another text.
+    Each has its text's label; the windows of a text count together as much as another text.
     """
-    texts, numbers, weights = part
-    sequences = encode(tokenizer, settings, texts, progress)
+    _, numbers, weights = part
     if settings.long_text != "window":
         return Encoded(sequences, numbers, weights)
     parts, of = in_windows(sequences, settings)

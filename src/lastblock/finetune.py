@@ -350,7 +350,7 @@ def _scores(
     with watch("tokenize"):
         encoded = {name: model.encode(part.texts) for name, part in parts.items() if len(part)}
     with watch("activations"):
-        model.store.fill(model.classifier, encoded.get("test", []), progress)
+        model.prepare(encoded.get("test", []), progress)
     numbers = {name: classifier.number(parts[name].labels, parts[name].texts) for name in encoded}
 
     names = model.class_names

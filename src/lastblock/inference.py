@@ -45,7 +45,8 @@ class TextModel:
 
     def encode(self, texts: Sequence[str], progress: Progress | None = None) -> list[TokenIds]:
         """Token ids as the settings want them; see ``encode``."""
-        return encode(self.tokenizer, self.settings, texts, progress)
+        encoded = self.tokenizer.encode_batch(texts)
+        return encode(encoded, self.settings, self.tokenizer.end_of_text, progress)
 
     def fit_length(self, ids: TokenIds) -> TokenIds:
         """The same token ids, cut and filled as the settings say."""
@@ -64,6 +65,12 @@ class TextModel:
     ) -> npt.NDArray[np.float64]:
         """The same, from token ids."""
         return self.decision.probabilities(self.logits(sequences, progress))
+
+    def prepare(self, sequences: Sequence[TokenIds], progress: Progress | None = None) -> None:
+        """Put the activations of these texts into the store, as ``logits`` will ask for them."""
+        if self.settings.long_text == "window":
+            sequences = in_windows(sequences, self.settings)[0]
+        self.store.fill(self.classifier, sequences, progress)
 
     def logits(
         self, sequences: Sequence[TokenIds], progress: Progress | None = None
@@ -122,21 +129,20 @@ class TextModel:
 
 
 def encode(
-    tokenizer: Tokenizer,
+    encoded: Sequence[TokenIds],
     settings: Settings,
-    texts: Sequence[str],
+    end_of_text: int,
     progress: Progress | None = None,
 ) -> list[TokenIds]:
-    """Token ids as a classifier with these settings wants them: of the right length, never empty.
+    """Texts' token ids as a classifier with these settings wants them: cut, filled, never empty.
 
     How many were cut, or what reading them whole costs, is said to ``progress``.
     """
-    encoded = tokenizer.encode_batch(texts)
     lengths = np.array([len(ids) for ids in encoded], np.int64)
     longest = settings.max_length
     cut = int((lengths > longest).sum())
     if cut and progress is not None:
-        long = f"{cut:,} of {len(texts):,} texts are longer than {longest:,} tokens"
+        long = f"{cut:,} of {len(encoded):,} texts are longer than {longest:,} tokens"
         kept = int(np.minimum(lengths, longest).sum())
         done = {
             "truncate": "were cut there (--max-length, --long-text)",
@@ -145,7 +151,7 @@ def encode(
             f"{lengths.sum() / kept:.1f} times the work",
         }[settings.long_text]
         progress.say(f"{long} and {done}" if done.startswith("were") else f"{long}; {done}")
-    return [fit_length(ids, settings, tokenizer.end_of_text) for ids in encoded]
+    return [fit_length(ids, settings, end_of_text) for ids in encoded]
 
 
 def fit_length(ids: TokenIds, settings: Settings, end_of_text: int) -> TokenIds:

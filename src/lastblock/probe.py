@@ -150,7 +150,7 @@ class _Ridge:
         mean = (root**2 * self.y[fitted_on]).sum(0) / (root**2).sum()
         y = root * (self.y[fitted_on] - mean)
         if self.dual:
-            between = self.products[held][:, fitted_on] / self.root[held]
+            between = self.x[held] @ (root * self.x[fitted_on]).T
             inner = self.products[fitted_on][:, fitted_on]
             return [between @ _solve(inner, penalty, y) + mean for penalty in penalties]
         away = self.root[held] * self.x[held]

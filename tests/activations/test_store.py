@@ -69,3 +69,13 @@ def test_equal_texts_are_computed_once_when_predicting(monkeypatch: pytest.Monke
     logits = run_tail(classifier, [few[i].copy() for i in which], ActivationStore())
     assert computed == len({few[i].tobytes() for i in which})
     torch.testing.assert_close(logits, expected[which], rtol=1e-5, atol=1e-5)
+
+
+def test_what_was_computed_elsewhere_is_taken_in() -> None:
+    classifier = SequenceClassifier(random_decoder(), 2)
+    part, first, second = random_part(6), ActivationStore(), ActivationStore()
+    first.fill(classifier, part.sequences)
+    second.fill(classifier, part.sequences, computed=first.known(part.sequences[:4]))
+    assert second.tokens_computed == sum(map(len, part.sequences[4:]))
+    logits = [run_tail(classifier, part.sequences, store) for store in (first, second)]
+    torch.testing.assert_close(logits[0], logits[1])

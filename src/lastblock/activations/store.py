@@ -63,10 +63,12 @@ class ActivationStore:
         classifier: SequenceClassifier,
         sequences: Sequence[TokenIds],
         progress: Progress | None = None,
+        computed: Mapping[bytes, Tensor] | None = None,
     ) -> None:
         """Find every sequence that is not here yet on the shelf, or run the prefix over it.
 
-        Where no block is frozen there is nothing worth keeping.
+        ``computed`` has what was run already, by the bytes of the token ids; it is taken in. Where
+        no block is frozen there is nothing worth keeping.
         """
         if not classifier.frozen_blocks:
             return
@@ -78,14 +80,15 @@ class ActivationStore:
                 f"{found:,} of {len(missing):,} texts need no frozen pass: "
                 "their activations were kept by an earlier run"
             )
+        self.put(computed or {}, progress)
         unknown = [ids for key, ids in missing.items() if key not in self._states]
-        computed, on_disk = self._plan(classifier, unknown, progress)
-        lengths = [len(ids) for ids in computed]
+        planned, on_disk = self._plan(classifier, unknown, progress)
+        lengths = [len(ids) for ids in planned]
         waiting: dict[bytes, Tensor] = {}
         try:
             with progress.task("frozen pass", sum(lengths), "tokens") as advance:
                 for batch in token_budget_batches(lengths, TOKEN_BUDGET):
-                    texts = [computed[i] for i in batch]
+                    texts = [planned[i] for i in batch]
                     done = sum(len(ids) for ids in texts)
                     states = _entries(texts, *run_prefix(classifier, texts))
                     self._states |= states
