@@ -85,6 +85,7 @@ def main() -> None:
     parser.add_argument(
         "--last-block", action="store_true", help="the book's way as well: the last block tuned"
     )
+    parser.add_argument("--depths", nargs="+", type=int, default=[], help="cut here as well")
     given = parser.parse_args()
     if "LASTBLOCK_DATA" not in os.environ:
         sys.exit("LASTBLOCK_DATA is not set: it names the folder with the sets")
@@ -101,6 +102,10 @@ def main() -> None:
             if given.last_block:
                 ways["last block"] = lambda few, seed, test=test: tuned(
                     few, test, random_state=seed, recipe="chapter6", pooling="last"
+                )
+            for depth in given.depths:
+                ways[f"depth {depth}"] = lambda few, seed, test=test, depth=depth: tuned(
+                    few, test, random_state=seed, depth=depth
                 )
             for way, measure in ways.items():
                 start = time.perf_counter()
