@@ -91,3 +91,10 @@ def test_good_examples_pass() -> None:
 def test_what_cannot_be_trained_on(texts: list[str], labels: list[Label], message: str) -> None:
     with pytest.raises(DataError, match=message):
         check_trainable(Examples(texts, labels, "here"))
+
+
+@given(st.text(st.characters(max_codepoint=127)))
+def test_ascii_is_normalised_as_other_text_is(text):
+    """The short way for ASCII gives what the long one does, which one other letter asks for."""
+    longer = normalise(f"{text} é")
+    assert longer in ("é", f"{normalise(text)} é")

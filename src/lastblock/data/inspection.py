@@ -29,6 +29,8 @@ _PUNCTUATION = "".join(
     if unicodedata.category(character)[0] == "P" or character in "$+<=>^`|~"
 )
 _FOLDED = re.compile(rf"[\s{re.escape(_PUNCTUATION)}]+")
+# What the three make of ASCII, in one go: most texts are ASCII, and millions of them take a while.
+_ASCII = {code: _FOLDED.sub(" ", _DIGIT.sub("0", chr(code).lower())) for code in range(128)}
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,8 @@ def normalise(text: str) -> str:
 
     A text of nothing but punctuation keeps it: ``:)`` and ``:(`` stay different.
     """
+    if text.isascii() and (folded := " ".join(text.translate(_ASCII).split())):
+        return folded
     masked = _DIGIT.sub("0", text.lower())
     return _FOLDED.sub(" ", masked).strip() or _SPACE.sub(" ", masked).strip()
 

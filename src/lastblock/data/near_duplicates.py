@@ -19,6 +19,7 @@ SHINGLE = 5  # characters
 MOST_CHARACTERS = 20_000  # of a text; what follows is not compared
 _BUCKETS, _BAND = 64, 4
 _CHUNK = 1 << 20  # characters hashed at a time
+_PAIRS = 1 << 14  # pairs of texts whose signatures are compared at a time
 _EMPTY = np.uint32(2**32 - 1)
 
 Hashes = NDArray[np.uint64]
@@ -114,7 +115,7 @@ def _mixed(letters: Hashes) -> Hashes:
 
 
 def _candidates(signatures: Signatures, threshold: float) -> Iterator[Rows]:
-    """Pairs that share a band and whose signatures are alike, a band at a time; shape (pairs, 2).
+    """Pairs that share a band and whose signatures are alike, some at a time; shape (pairs, 2).
 
     Within a band each text meets the one before it and the first, not all: groups are joined in
     the end, and many copies of one text would make too many pairs.
@@ -131,9 +132,7 @@ def _candidates(signatures: Signatures, threshold: float) -> Iterator[Rows]:
         leaders = np.repeat(order[starts], np.diff(starts, append=len(order)))
         earlier = np.concatenate([leaders[again], order[again - 1]])
         pairs = np.stack([earlier, np.concatenate([order[again], order[again]])], axis=1)
-        alike = np.zeros(len(pairs), np.int64)
-        for bucket in range(_BUCKETS):
-            column = signatures[:, bucket]
-            alike += column[pairs[:, 0]] == column[pairs[:, 1]]
-        # The signatures' share is an estimate: leave room for its error.
-        yield pairs[alike >= (threshold - 0.15) * _BUCKETS]
+        for some in np.array_split(pairs, len(pairs) // _PAIRS + 1):
+            alike = np.count_nonzero(signatures[some[:, 0]] == signatures[some[:, 1]], axis=1)
+            # The signatures' share is an estimate: leave room for its error.
+            yield some[alike >= (threshold - 0.15) * _BUCKETS]

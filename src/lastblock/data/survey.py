@@ -15,7 +15,7 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
@@ -26,6 +26,7 @@ from lastblock.data.near_duplicates import near_duplicate_groups
 from lastblock.runtime import Progress, Silent
 
 Level = Literal["error", "warning", "note"]
+T = TypeVar("T")
 
 MOST_ROWS = 20  # named in a finding
 SAMPLE = 50_000  # texts that word rules, languages and token lengths are taken from
@@ -33,12 +34,14 @@ _MOST_SHOWN = 3
 _CUT = 60  # characters of a text shown
 _MISSING_NAMES = {"nan", "null", "none", "n/a", "na", "?", "-", "unknown"}
 _TOKENISED = re.compile(r" (?:[.,!?]|n't|'s)(?: |$)")
+# With letters that a text must have for the pattern to be worth a search.
 _MARKS = {
-    "links": re.compile(r"https?://|www\."),
-    "@ names": re.compile(r"(?<!\w)@\w"),
-    "e-mail addresses": re.compile(r"[\w.+-]@[\w-]+\.\w"),
-    "placeholders such as [NAME] or <url>": re.compile(
-        r"\[[A-Z]{3,}\]|<(?:unk|url|user|num|name)>"
+    "links": (("://", "www."), re.compile(r"https?://|www\.")),
+    "@ names": (("@",), re.compile(r"(?<!\w)@\w")),
+    "e-mail addresses": (("@",), re.compile(r"[\w.+-]@[\w-]+\.\w")),
+    "placeholders such as [NAME] or <url>": (
+        ("[", "<"),
+        re.compile(r"\[[A-Z]{3,}\]|<(?:unk|url|user|num|name)>"),
     ),
 }
 _STOP_WORDS = {
@@ -112,10 +115,11 @@ def survey(
     looking = progress or Silent()
     folded = [normalise(text) for text in examples.texts]
     separator = separator or find_separator(examples.labels)
+    usable = _usable(examples)
     findings = [
         *_empty(examples),
         *_labels(examples.labels),
-        *_sizes(_label_counts(examples, separator), separator),
+        *_sizes(_label_counts(examples, usable, separator), separator),
         *_duplicates(examples, folded),
         *_conflicts(examples, folded),
         *_damage(examples.texts),
@@ -127,7 +131,7 @@ def survey(
         with looking.task("near duplicates", 1) as advance:
             findings += _near_duplicates(folded)
             advance(1)
-        findings += _telltales(examples, folded, separator)
+        findings += _telltales(examples, folded, usable, separator)
         if count_tokens is not None:
             tokens = count_tokens(_sample(examples.texts))
             findings += _too_long(tokens, max_length)
@@ -139,9 +143,9 @@ def survey(
     return Survey(
         source=examples.source,
         rows=len(examples),
-        usable=len(_usable(examples)),
+        usable=len(usable),
         notes=list(examples.notes),
-        classes=_classes(examples, folded, separator),
+        classes=_classes(examples, folded, usable, separator),
         separator=separator,
         lengths=_lengths(examples.texts, tokens),
         scripts={} if quick else _scripts(_sample(examples.texts, 5000)),
@@ -175,17 +179,17 @@ def _usable(examples: Examples) -> list[int]:
     return [row for row, (text, label) in pairs if text.strip() and str(label).strip()]
 
 
-def _label_counts(examples: Examples, separator: str | None) -> Counter[str]:
+def _label_counts(examples: Examples, usable: Sequence[int], separator: str | None) -> Counter[str]:
     counts: Counter[str] = Counter()
-    for row in _usable(examples):
-        counts.update(split_label(examples.labels[row], separator))
+    for joined, count in Counter(examples.labels[row] for row in usable).items():
+        for label in split_label(joined, separator):
+            counts[label] += count
     return counts
 
 
 def _classes(
-    examples: Examples, folded: Sequence[str], separator: str | None
+    examples: Examples, folded: Sequence[str], usable: Sequence[int], separator: str | None
 ) -> dict[str, dict[str, float]]:
-    usable = _usable(examples)
     rows: dict[str, list[int]] = defaultdict(list)
     for row in usable:
         for label in split_label(examples.labels[row], separator):
@@ -215,10 +219,8 @@ def _quantiles(lengths: Sequence[int]) -> dict[str, float]:
     return {name: int(value) for name, value in zip(names, values, strict=True)}
 
 
-def _sample(texts: Sequence[str], size: int = SAMPLE) -> list[str]:
-    if len(texts) <= size:
-        return list(texts)
-    return random.Random(0).sample(texts, size)
+def _sample(of: Sequence[T], size: int = SAMPLE) -> list[T]:
+    return list(of) if len(of) <= size else random.Random(0).sample(of, size)
 
 
 def _scripts(texts: Iterable[str]) -> dict[str, float]:
@@ -409,14 +411,18 @@ def _conflicts(examples: Examples, folded: Sequence[str]) -> Iterable[Finding]:
 
 
 def _conflict(kind: str, texts: Sequence[str], labels: Sequence[Label], how: str) -> Finding | None:
-    under: dict[str, set[str]] = defaultdict(set)
-    for text, label in zip(texts, labels, strict=True):
-        if text.strip() and str(label).strip():
-            under[text].add(str(label))
-    bad = {text for text, of in under.items() if len(of) > 1}
+    first: dict[str, str] = {}
+    bad: set[str] = set()
+    for text, label in zip(texts, map(str, labels), strict=True):
+        if label.strip() and first.setdefault(text, label) != label and text.strip():
+            bad.add(text)
     rows = [row for row, text in enumerate(texts) if text in bad]
     if not rows:
         return None
+    under: dict[str, set[str]] = defaultdict(set)
+    for row in rows:
+        if str(labels[row]).strip():
+            under[texts[row]].add(str(labels[row]))
     different = dict.fromkeys(texts[row] for row in rows)
     shown = [f"{shorten(text)}  ({', '.join(sorted(under[text]))})" for text in different]
     message = f"{_rows(len(rows), 'hold')} a text that stands under several labels{how}"
@@ -469,8 +475,9 @@ def _style(texts: Sequence[str]) -> Iterable[Finding]:
     if split > 0.5:
         message = f"tokenised: {split:.0%} of the texts have blanks before punctuation"
         yield Finding("tokenised", "note", round(split * len(texts)), message)
-    for name, pattern in _MARKS.items():
-        rows = [row for row, text in enumerate(texts) if pattern.search(text)]
+    for name, (hints, pattern) in _MARKS.items():
+        hinted = {row for hint in hints for row, text in enumerate(texts) if hint in text}
+        rows = [row for row in sorted(hinted) if pattern.search(texts[row])]
         if len(rows) > len(texts) / 100:
             kind = "marks_" + re.sub(r"\W+", "_", name.split(" such")[0]).strip("_")
             yield _finding(kind, "note", rows, f"{_rows(len(rows), 'hold')} {name}")
@@ -485,12 +492,10 @@ def _too_long(tokens: Sequence[int], limit: int | None) -> Iterable[Finding]:
 
 
 def _telltales(
-    examples: Examples, folded: Sequence[str], separator: str | None
+    examples: Examples, folded: Sequence[str], usable: Sequence[int], separator: str | None
 ) -> Iterable[Finding]:
     """The one word, anywhere, first or last, that best gives each class away."""
-    rows = _usable(examples)
-    if len(rows) > SAMPLE:
-        rows = sorted(random.Random(0).sample(rows, SAMPLE))
+    rows = sorted(_sample(usable))
     labels = [split_label(examples.labels[row], separator) for row in rows]
     totals = Counter(label for of in labels for label in of)
     if len(totals) < 2:
