@@ -9,6 +9,9 @@ DEV := $(VENV)/.installed-dev
 BROWSER := $(VENV)/.installed-browser
 CHROMIUM ?= $(or $(shell command -v chromium || command -v chromium-browser || \
 	command -v google-chrome),/usr/bin/chromium)
+# Shared, or about how right answers are: of no use to make bench.
+NO_SPEED := $(addprefix benchmarks/,common.py accuracy.py calibration.py review.py \
+	suggest.py)
 INSTALL = $(RUN) pip --disable-pip-version-check install -c constraints.txt
 
 .DEFAULT_GOAL := help
@@ -37,7 +40,7 @@ fix: $(DEV) ## format, and mend what can be mended
 	$(RUN) ruff check --fix
 
 bench: $(DEV) ## measure what the README says about speed
-	@set -e; for script in $(filter-out benchmarks/common.py benchmarks/accuracy.py,$(wildcard benchmarks/*.py)); do \
+	@set -e; for script in $(filter-out $(NO_SPEED),$(wildcard benchmarks/*.py)); do \
 		echo "$$script"; $(VENV)/bin/python "$$script"; done
 
 accuracy: $(DEV) ## compare `auto` with TF-IDF on the sets in LASTBLOCK_DATA, for an hour or so

@@ -7,6 +7,7 @@ import torch
 from tiny import messages, random_decoder, random_part
 
 from lastblock.classifier import SequenceClassifier
+from lastblock.data.examples import Examples
 
 FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
 
@@ -33,6 +34,16 @@ def test_cost_is_measured_as_work_grows(pretrained: Path, tmp_path: Path) -> Non
     assert found["predict"][0]["peak_mb"] > 0
     scaling.plot(found, tmp_path / "scaling.svg")
     assert (tmp_path / "scaling.svg").read_text().count("<svg") == 1
+
+
+def test_calibration_is_judged_before_and_after(pretrained: Path) -> None:
+    import calibration
+
+    drawn, test = (Examples(*messages(n, seed=n), "made up") for n in (400, 40))
+    runs = [calibration.judge(drawn, test, 1, model=str(pretrained), depth=2, epochs=1)]
+    assert runs[0]["temperature"] > 0
+    assert runs[0]["after"]["ece"] != runs[0]["before"]["ece"]
+    assert calibration.row("made up", runs).count("→") == 3
 
 
 def test_the_matrix_rate_counts_every_product() -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import log_softmax, softmax
-from scipy.stats import dirichlet
+from scipy.stats import dirichlet, norm
 from tiny import messages
 
 from lastblock import TextClassifier
@@ -16,8 +16,8 @@ from lastblock.calibration import (
     CALIBRATE_FROM,
     HIGHEST,
     LOWEST,
+    SPREAD,
     fit_temperature,
-    fit_temperature_of_labels,
 )
 from lastblock.decision import Decision
 from lastblock.evaluation import calibration_scores
@@ -41,21 +41,18 @@ def test_for_labels_too() -> None:
     rng = np.random.default_rng(1)
     logits = rng.normal(-1, 2, size=(3000, 4))
     truth = rng.random(logits.shape) < 1 / (1 + np.exp(-logits))
-    assert fit_temperature_of_labels(logits * 3, truth) == pytest.approx(3, rel=0.08)
+    assert fit_temperature(logits * 3, truth) == pytest.approx(3, rel=0.08)
 
 
-def test_of_two_classes_it_is_platt_s_loss_at_its_least() -> None:
-    rng = np.random.default_rng(2)
-    logits, labels = drawn(80, 2, rng)
-    n = len(labels)
-    target = np.full((n, 2), 1 / (n + 2))
-    target[np.arange(n), labels] = (n + 1) / (n + 2)
+def test_it_is_the_most_probable_temperature() -> None:
+    logits, labels = drawn(80, 3, np.random.default_rng(2))
 
-    def loss(temperature: float) -> float:
-        return -(target * log_softmax(logits / temperature, axis=1)).sum(axis=1).mean()
+    def log_posterior(temperature: float) -> float:
+        likelihood = log_softmax(logits / temperature, axis=1)[np.arange(80), labels]
+        return likelihood.sum() + norm.logpdf(np.log(temperature), scale=SPREAD)
 
     grid = np.geomspace(0.2, 5, 4001)
-    best = grid[np.argmin([loss(t) for t in grid])]
+    best = grid[np.argmax([log_posterior(t) for t in grid])]
     assert fit_temperature(logits, labels) == pytest.approx(best, rel=1e-3)
 
 
@@ -63,8 +60,8 @@ def test_where_none_was_wrong_certainty_is_not_claimed() -> None:
     for n in (50, 500):
         logits = np.column_stack([np.full(n, 4.0), np.zeros(n)])
         temperature = fit_temperature(logits, np.zeros(n, dtype=np.int64))
-        sure = Decision(temperature).probabilities(logits)[0, 0]
-        assert sure == pytest.approx((n + 1) / (n + 2), abs=1e-4)
+        sure = Decision(temperature=temperature).probabilities(logits)[0, 0]
+        assert 0.98 < sure < 1 - 1 / (4 * n)
 
 
 @settings(max_examples=40, deadline=None)
@@ -74,7 +71,7 @@ def test_no_prediction_changes_and_nothing_overflows(seed: int, k: int, n: int) 
     logits = rng.normal(size=(n, k)) * rng.choice([0.01, 1, 300])
     temperature = fit_temperature(logits, rng.integers(0, k, n))
     assert LOWEST <= temperature <= HIGHEST
-    probabilities = Decision(temperature).probabilities(logits)
+    probabilities = Decision(temperature=temperature).probabilities(logits)
     np.testing.assert_allclose(probabilities, softmax(logits / temperature, axis=1), atol=1e-12)
     best = np.take_along_axis(probabilities, logits.argmax(axis=1)[:, None], axis=1)[:, 0]
     assert (best == probabilities.max(axis=1)).all()
@@ -85,7 +82,7 @@ def test_ece_and_loss_fall_on_texts_it_was_not_fitted_on() -> None:
     logits, labels = drawn(3000, 4, rng)
     sure = logits * 3
     temperature = fit_temperature(sure[:300], labels[:300])
-    ways = [Decision(t).probabilities(sure[300:]) for t in (1.0, temperature)]
+    ways = [Decision(temperature=t).probabilities(sure[300:]) for t in (1.0, temperature)]
     before, after = (calibration_scores(labels[300:], p) for p in ways)
     assert after["ece"] < before["ece"] / 2
     assert after["brier"] < before["brier"]

@@ -8,7 +8,6 @@ and so does every prediction. Knows logits and class numbers; no model, no files
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +15,8 @@ import numpy.typing as npt
 
 # With fewer validation texts than this a temperature says more about them than about the model.
 CALIBRATE_FROM = 50
+# Of the logarithm of temperatures: twice as sure or half is rare, and some fifty texts may say so.
+SPREAD = 0.3
 # Far beyond what is ever right; the search needs ends.
 LOWEST, HIGHEST = 0.05, 20.0
 
@@ -31,43 +32,30 @@ class Calibration:
     applied: bool
 
 
-def fit_temperature(logits: Floats, labels: npt.NDArray[np.integer]) -> float:
-    """The temperature of a softmax over logits (n, k), of which labels (n,) are right.
+def fit_temperature(
+    logits: Floats, labels: npt.NDArray[np.integer] | npt.NDArray[np.bool_]
+) -> float:
+    """The temperature of probabilities made from logits (n, k).
 
-    Were none of the n texts wrong, the likelihood alone would ask for certainty. So each counts
-    as wrong by 1 / (n + 2), as in Platt, "Probabilistic outputs for support vector machines"
-    (1999): whatever was seen, one more right and one more wrong is reckoned with.
+    Labels (n,) are class numbers, and probabilities a softmax's; or labels (n, k) say which of
+    several each text has, and probabilities are each label's sigmoid's, with one temperature.
+
+    Were none of the n texts wrong, the likelihood alone would ask for certainty. So a temperature
+    far from 1 is held to be improbable: found is the most probable one, given a normal
+    distribution of its logarithm, of standard deviation ``SPREAD``.
     """
-    rows = np.arange(len(labels))
-
-    def log_right_and_wrong(scaled: Floats) -> tuple[Floats, Floats]:
-        others = scaled.copy()
-        others[rows, labels] = -np.inf
-        right, wrong = scaled[rows, labels], np.logaddexp.reduce(others, axis=1)
-        total = np.logaddexp(right, wrong)
-        return right - total, wrong - total
-
-    return _fit(logits, log_right_and_wrong)
-
-
-def fit_temperature_of_labels(logits: Floats, truth: npt.NDArray[np.bool_]) -> float:
-    """The same for a sigmoid over each of the logits (n, k): one temperature for all labels."""
-    sign = np.where(truth, 1.0, -1.0)
-
-    def log_right_and_wrong(scaled: Floats) -> tuple[Floats, Floats]:
-        return -np.logaddexp(0, -sign * scaled), -np.logaddexp(0, sign * scaled)
-
-    return _fit(logits, log_right_and_wrong)
-
-
-def _fit(logits: Floats, log_right_and_wrong: Callable[[Floats], tuple[Floats, Floats]]) -> float:
     from scipy.optimize import minimize_scalar
 
-    doubt = 1 / (len(logits) + 2)
+    rows, sign = np.arange(len(labels)), np.where(labels, 1.0, -1.0)
+
+    def log_likelihood(scaled: Floats) -> float:
+        if labels.ndim == 2:
+            return -float(np.logaddexp(0, -sign * scaled).mean(axis=1).sum())
+        return float((scaled[rows, labels] - np.logaddexp.reduce(scaled, axis=1)).sum())
 
     def loss(log_temperature: float) -> float:
-        right, wrong = log_right_and_wrong(logits / math.exp(log_temperature))
-        return -float((1 - doubt) * right.mean() + doubt * wrong.mean())
+        prior = (log_temperature / SPREAD) ** 2 / 2
+        return prior - log_likelihood(logits / math.exp(log_temperature))
 
     found = minimize_scalar(loss, bounds=(math.log(LOWEST), math.log(HIGHEST)), method="bounded")
     return math.exp(found.x)
