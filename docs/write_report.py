@@ -19,6 +19,7 @@ INTRODUCTION = """\
 | report.json | programs: the same facts, described below |
 | README.md | the Hugging Face hub: a model card with scores in its front matter |
 | figures/*.png | the card's pictures |
+| predictions.csv | checking: what was said of each row, without texts; the scores follow from it |
 
 `mistakes` and `suspects` hold texts of your data, in report.json and report.html: look before you
 pass them on.

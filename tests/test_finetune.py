@@ -13,6 +13,8 @@ from tiny import Said, messages
 
 from lastblock import TextClassifier, checkpoint, finetune
 from lastblock.config import DataConfig, ModelConfig, RunConfig, TrainConfig
+from lastblock.data.examples import Examples
+from lastblock.data.split import split_record
 from lastblock.errors import DataError, SavedModelError
 from lastblock.finetune import FinetuneResult, evaluate_file
 from lastblock.runtime import Silent
@@ -25,7 +27,7 @@ def write_csv(path: Path, texts: list[str], labels: list[str]) -> str:
 
 
 def config(pretrained: Path, data: str, output: Path | None, **kwargs: Any) -> RunConfig:
-    data_names = {"balance", "validation", "test"}
+    data_names = {"balance", "validation", "test", "split"}
     return RunConfig(
         data=DataConfig(data=data, **{k: v for k, v in kwargs.items() if k in data_names}),
         model=ModelConfig(model=str(pretrained), dtype="float32"),
@@ -176,6 +178,31 @@ def test_a_poisoned_test_file_changes_nothing_in_the_model(
         result = finetune(config(pretrained, data, None, test=test))
         said.append(result.classifier.predict_proba(texts))
     np.testing.assert_array_equal(said[0], said[1])
+
+
+def test_deleting_the_test_part_changes_nothing_in_the_model(
+    pretrained: Path, tmp_path: Path
+) -> None:
+    texts, labels = messages(200)
+    data = write_csv(tmp_path / "data.csv", texts, labels)
+    finetune(config(pretrained, data, tmp_path / "m"))
+    rows = json.loads((tmp_path / "m" / "split.json").read_text("utf-8"))["rows"]
+
+    kept = sorted(rows["train"] + rows["validation"])
+    of_kept = [texts[row] for row in kept], [labels[row] for row in kept]
+    less = write_csv(tmp_path / "less.csv", *of_kept)
+    examples = Examples(*of_kept, less)
+    parts = {
+        name: examples.take([kept.index(row) for row in rows[name] if row in kept])
+        for name in ("train", "validation", "test")
+    }
+    record = tmp_path / "split.json"
+    record.write_text(json.dumps(split_record(parts, less)), encoding="utf-8")
+    result = finetune(config(pretrained, less, tmp_path / "without", split=str(record)))
+    assert list(result.report["splits"]) == ["train", "validation"]
+    for name in ("model.safetensors", "config.json"):
+        with_it, without = ((tmp_path / m / name).read_bytes() for m in ("m", "without"))
+        assert with_it == without
 
 
 def test_undersampling_is_said_and_done_before_the_split(pretrained: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from lastblock import checkpoint, tracking
 from lastblock.baseline import fit_baseline
 from lastblock.calibration import Calibration
 from lastblock.config import DataConfig, ReadOptions, RunConfig
-from lastblock.crossvalidation import OutOfFold, out_of_fold, repeat, spread
+from lastblock.crossvalidation import out_of_fold, repeat, spread
 from lastblock.data.balance import undersample
 from lastblock.data.catalog import load_examples
 from lastblock.data.examples import Examples, Label, Split
@@ -64,7 +64,7 @@ from lastblock.runtime import Progress, Silent, Stopwatch
 FRACTIONS = {"train": 0.7, "validation": 0.1, "test": 0.2}
 
 MOST_MISTAKES = 20
-OUT_OF_FOLD = "out-of-fold.csv"
+PREDICTIONS, OUT_OF_FOLD = "predictions.csv", "out-of-fold.csv"
 # Mistakes that are explained word by word, and the tokens that each explanation may read.
 MOST_EXPLAINED, EXPLAIN_TOKENS = 6, 1_024
 # A label is doubted from this probability of another class on.
@@ -75,6 +75,8 @@ _DEFAULTS = ReadOptions()
 Probabilities = npt.NDArray[np.float64]
 Numbers = npt.NDArray[np.int64]
 Parts = dict[str, Examples]  # "train", "validation", "test", in this order
+# Examples, the part or the fold that each stands in, and what was said of them.
+Judged = tuple[Examples, Sequence[object], Probabilities]
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ def finetune(config: RunConfig, progress: Progress | None = None) -> FinetuneRes
         parts = split(examples, config, rules, progress)
         folds, out = _folds(config, examples, parts, progress)
         classifier = _fit(config, parts, progress)
-        scores = _scores(classifier, parts, watch, progress)
+        scores, said = _scores(classifier, parts, watch, progress)
         with watch("evaluate"):
             baseline = _baseline_scores(classifier, parts, config.train.seed)
         seeds = _seeds(config, classifier, parts, scores["splits"], progress)
@@ -133,8 +135,11 @@ def finetune(config: RunConfig, progress: Progress | None = None) -> FinetuneRes
             checkpoint.write(classifier.model_, folder)
             record = json.dumps(split_record(parts, examples.source))
             (folder / "split.json").write_text(record, encoding="utf-8")
+            names = classifier.model_.class_names
+            judged = [(parts[part], [part] * len(of), of) for part, of in said.items()]
+            _write_predictions(folder / PREDICTIONS, "part", judged, names)
             if out is not None:
-                _write_out_of_fold(folder / OUT_OF_FOLD, *out)
+                _write_predictions(folder / OUT_OF_FOLD, "fold", *out)
             write_report(folder, report, classifier.history_)
     if config.log_to is not None:
         name = Path(config.output or examples.source).name
@@ -344,8 +349,8 @@ def _validation(parts: Parts) -> tuple[list[str], list[Label]] | None:
 
 def _scores(
     classifier: TextClassifier, parts: Parts, watch: Stopwatch, progress: Progress
-) -> dict[str, Any]:
-    """EVALUATE every part, as trained and as it was before training."""
+) -> tuple[dict[str, Any], dict[str, Probabilities]]:
+    """EVALUATE every part, as trained and as it was before training; what it says of each too."""
     model = classifier.model_
     with watch("tokenize"):
         encoded = {name: model.encode(part.texts) for name, part in parts.items() if len(part)}
@@ -381,7 +386,7 @@ def _scores(
                 *mistakes[MOST_EXPLAINED:],
             ]
         scores["suspects"] = _suspects(parts, numbers, said, names)
-    return scores
+    return scores, said
 
 
 def _calibration(
@@ -454,7 +459,7 @@ def _baseline_scores(classifier: TextClassifier, parts: Parts, seed: int) -> dic
 
 def _folds(
     config: RunConfig, examples: Examples, parts: Parts, progress: Progress
-) -> tuple[dict[str, Any], tuple[Examples, OutOfFold] | None]:
+) -> tuple[dict[str, Any], tuple[Iterable[Judged], list[str]] | None]:
     """CROSS-VALIDATE, if asked: the scores of all folds, and what was said of each row of DATA.
 
     Nothing of it goes into the model, which is trained on its own part as ever.
@@ -475,7 +480,8 @@ def _folds(
     )
     metrics = spread(found.scores(examples.labels), test_share=1 / (n - 1))
     scores = {"n": n, "rows": len(examples), "predictions": OUT_OF_FOLD, "metrics": metrics}
-    return {"folds": scores}, (examples, found)
+    judged = (examples, found.fold.tolist(), found.probabilities)
+    return {"folds": scores}, ([judged], [str(name) for name in found.classes.tolist()])
 
 
 def _seeds(
@@ -503,23 +509,20 @@ def _seeds(
     return {"seeds": {"n": n, "seeds": seeds, "part": part, "metrics": metrics}}
 
 
-def _write_out_of_fold(path: Path, examples: Examples, found: OutOfFold) -> None:
-    """A line a row of DATA (counted from 0, as in split.json); no texts."""
-    names = [str(name) for name in found.classes.tolist()]
-    columns = zip(
-        examples.row_ids().tolist(),
-        found.fold.tolist(),
-        examples.labels,
-        found.classes[found.probabilities.argmax(axis=1)].tolist(),
-        found.probabilities.tolist(),
-        strict=True,
-    )
+def _write_predictions(path: Path, by: str, judged: Iterable[Judged], names: Sequence[str]) -> None:
+    """A line a row of the file it is from (counted from 0, as in split.json); no texts.
+
+    All digits, so that every score can be computed again.
+    """
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        head = ["row", "fold", "label", "predicted"]
+        head = ["row", by, "label", "predicted"]
         writer.writerow([*head, *(f"probability_{name}" for name in names)])
-        for *row, probabilities in columns:
-            writer.writerow([*row, *(f"{p:.6f}" for p in probabilities)])
+        for examples, groups, said in judged:
+            predicted = [names[best] for best in said.argmax(axis=1)]
+            columns = (examples.row_ids().tolist(), groups, examples.labels, predicted)
+            for *row, probabilities in zip(*columns, said.tolist(), strict=True):
+                writer.writerow([*row, *probabilities])
 
 
 def evaluate_file(
