@@ -68,6 +68,17 @@ def test_the_gain_is_the_slope_of_least_squares() -> None:
     assert gain_per_doubling(points([10], [[0.5, 0.6, 0.7]]), [10])["gain"] is None
 
 
+def test_the_gain_s_interval_covers_the_truth() -> None:
+    rng = np.random.default_rng(0)
+    sizes, gain, covered = [50, 100, 200, 400], 0.02, 0
+    for _ in range(1000):
+        line = 0.7 + gain * np.log2(sizes)
+        drawn = (line[:, None] + rng.normal(0, 0.01, (4, 3))).tolist()
+        low, high = gain_per_doubling(points(sizes, drawn), sizes)["ci95"]
+        covered += low <= gain <= high
+    assert 930 <= covered <= 970
+
+
 @pytest.mark.parametrize(
     ("ours", "said"),
     [

@@ -18,6 +18,7 @@ from lastblock.data.examples import Examples
 from lastblock.errors import ConfigError
 from lastblock.finetune import groups_of
 from lastblock.recipe import DATA_RULES
+from lastblock.report import search_page
 from lastblock.search import search
 
 FIXED = {"epochs": 1, "batch_size": 16}
@@ -89,6 +90,14 @@ def test_importance_is_shared_out(found: tuple[dict, Path]) -> None:
     assert sum(importance.values()) == pytest.approx(1)
 
 
+def test_importance_and_trials_are_drawn(found: tuple[dict, Path]) -> None:
+    page = search_page(found[0])
+    assert page.count("<svg") == 2
+    for name, share in found[0]["importance"].items():
+        assert name.replace("_", " ") in page
+        assert f">{100 * share:.0f} %<" in page
+
+
 def test_it_goes_on_where_it_stopped_and_only_there(
     found: tuple[dict, Path], pretrained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -118,5 +127,8 @@ def test_from_the_command_line(
     assert "the time is over" in said.err
     saved = json.loads((tmp_path / "out" / "search.json").read_text(encoding="utf-8"))
     assert len(saved["trials"]) == 1  # the recipe's own is always tried
+    page = (tmp_path / "out" / "search.html").read_text(encoding="utf-8")
+    assert "Nothing better than the recipe" in page
+    assert "cannot be said of so few finished trials" in page
     assert run(["search", *given, "--trials", "0", "-o", str(tmp_path / "out")]) == 2
     assert "--trials is 0" in capsys.readouterr().err

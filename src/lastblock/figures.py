@@ -260,6 +260,68 @@ def coverage(points: Sequence[Facts]) -> Figure:
     return figure
 
 
+# ------------------------------------------------------------------------------ of many runs
+
+
+def learning_curve(curves: Facts) -> Figure:
+    """Accuracy by number of labels, of the classifier and of the baseline; bands are ± one sd."""
+    from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
+
+    figure, axes = _empty()
+    ways = (
+        ("ours", "this classifier", ACCENT, "-", "o"),
+        ("baseline", "TF-IDF", SECOND, "--", "s"),
+    )
+    for name, label, colour, dashes, marker in ways:
+        points = curves[name]
+        n, mean, sd = (np.array([p[key] for p in points]) for key in ("n", "mean", "sd"))
+        axes.fill_between(n, mean - sd, np.minimum(mean + sd, 1), color=colour, alpha=0.14, lw=0)
+        axes.plot(n, mean, dashes, color=colour, marker=marker, ms=4.5, label=label)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(FixedLocator([p["n"] for p in curves["ours"]]))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    axes.set_xlabel("labelled texts it learnt from")
+    axes.set_ylabel("accuracy on the test part")
+    _percent_axis(axes.yaxis)
+    _legend(axes, "lower right")
+    return figure
+
+
+def importance(shares: Mapping[str, float]) -> Figure:
+    """How much of what settings change each of them explains, the largest on top."""
+    figure, axes = _empty()
+    names = sorted(shares, key=lambda name: shares[name])
+    bars = axes.barh(
+        [name.replace("_", " ") for name in names],
+        [shares[name] for name in names],
+        height=0.55,
+        color=ACCENT,
+    )
+    written = [f"{100 * shares[name]:.0f} %" for name in names]
+    axes.bar_label(bars, written, padding=4, fontsize=9, color=INK)
+    axes.tick_params(axis="y", labelcolor=INK)
+    axes.grid(visible=False)
+    axes.set(xlim=(0, 1.12 * max(shares.values())), xticks=[])
+    return figure
+
+
+def trials(values: Sequence[float | None], metric: str, least_is_best: bool) -> Figure:
+    """The value of every trial in turn, and the best so far; those given up have none."""
+    figure, axes = _empty()
+    known = [(i, value) for i, value in enumerate(values, 1) if value is not None]
+    numbers, each = np.array([i for i, _ in known]), np.array([value for _, value in known])
+    best = (np.minimum if least_is_best else np.maximum).accumulate(each)
+    axes.plot(numbers, each, "o", color=MUTED, ms=5, label="trial")
+    axes.plot(numbers[:1], each[:1], "s", color=SECOND, ms=7, label="the recipe's own")
+    axes.step([*numbers, len(values)], [*best, best[-1]], where="post", color=ACCENT, label="best")
+    axes.set_xlabel("trial")
+    axes.set_ylabel(f"{metric.replace('_', ' ')}, cross-validated")
+    _whole_numbers(axes)
+    _legend(axes)
+    return figure
+
+
 # ------------------------------------------------------------------------------ their look
 
 

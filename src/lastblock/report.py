@@ -84,6 +84,32 @@ def explanation_page(explanations: Sequence[Explanation]) -> str:
     return _render("explanation.html", explanations=explanations, version=version("lastblock"))
 
 
+def learning_curve_page(found: Report) -> str:
+    """A page, in HTML, that answers whether more labels would help; ``found`` as it is saved."""
+    picture = figures.inline_svg(figures.learning_curve(found["curves"]))
+    curves = zip(found["curves"]["ours"], found["curves"]["baseline"], strict=True)
+    facts = {**found, "source": Path(found["data"]).name, "rows": list(curves)}
+    return _render("learning_curve.html", **facts, picture=picture, version=version("lastblock"))
+
+
+def search_page(found: Report) -> str:
+    """A page, in HTML, about a search for better settings; ``found`` as it is saved."""
+    values = [trial["value"] if trial["state"] == "COMPLETE" else None for trial in found["trials"]]
+    drawn = {"trials": figures.trials(values, found["metric"], found["metric"] == "loss")}
+    if found["importance"]:
+        drawn["importance"] = figures.importance(found["importance"])
+    return _render(
+        "search.html",
+        **found,
+        source=_source(found["report"]),
+        table=summary_table(found["report"]),
+        part=_judged_part(found["report"]),
+        figures={name: figures.inline_svg(figure) for name, figure in drawn.items()},
+        given_up=sum(value is None for value in values),
+        version=version("lastblock"),
+    )
+
+
 def summary_table(report: Report) -> list[dict[str, str]]:
     """The one table a person reads: a row a part, then what the last part is compared with.
 
@@ -392,6 +418,7 @@ def _render(template: str, **facts: Any) -> str:
         "megabytes": lambda n: f"{n / 1e6:,.1f} MB" if n >= 1e5 else f"{n / 1e3:,.1f} kB",
         "percent": _percent,
         "setting": _setting,
+        "short": short,
         "signed": lambda x: f"{x:+.2f}".replace("-", "\N{MINUS SIGN}"),
         "soft": _soft,
         "words": lambda name: str(name).replace("_", " "),
@@ -427,6 +454,11 @@ def percent_interval(interval: Sequence[float]) -> str:
     low, high = interval
     between = "–" if low >= 0 else " to "
     return f"{100 * low:.1f}{between}{100 * high:.1f} %"
+
+
+def short(value: object) -> str:
+    """A setting's value, of a number three digits."""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _interval(scores: Scores) -> str:

@@ -27,6 +27,7 @@ from lastblock.errors import ConfigError, MissingExtraError
 from lastblock.estimator import TextClassifier
 from lastblock.finetune import finetune, groups_of, make_classifier, read, split
 from lastblock.recipe import DATA_RULES
+from lastblock.report import short
 from lastblock.runtime import Progress, Silent, TasksOnly
 
 if TYPE_CHECKING:
@@ -238,17 +239,13 @@ def _finished(study: Study) -> list[FrozenTrial]:
 
 
 def _line(study: Study, trial: FrozenTrial, wanted: SearchConfig) -> str:
-    told = ", ".join(f"{name} {_short(value)}" for name, value in trial.params.items())
+    told = ", ".join(f"{name} {short(value)}" for name, value in trial.params.items())
     complete = trial.state.name == "COMPLETE"
     value = f"{wanted.metric} {trial.value:.4f}" if complete else "given up"
     return (
         f"trial {trial.number + 1} of {wanted.trials}: {value} ({told}); "
         f"best so far {study.best_value:.4f}"
     )
-
-
-def _short(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _with(config: RunConfig, params: Mapping[str, Any], output: Path) -> RunConfig:

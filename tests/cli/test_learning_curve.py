@@ -25,6 +25,11 @@ def test_prints_and_saves_the_curve(
     assert "more labels would" in said
     saved = json.loads((folder / "learning-curve.json").read_text(encoding="utf-8"))
     assert saved["answer"] in said.replace("\n", " ")
+    page = (folder / "learning-curve.html").read_text(encoding="utf-8")
+    assert saved["answer"] in page
+    assert page.count("<svg") == 1
+    for n in saved["sizes"]:
+        assert f"<td>{n:,}</td>" in page
     assert run(["learning-curve", *arguments, "--points", "1"]) == 2
     assert "--points is 1" in capsys.readouterr().err
     assert run(["learning-curve", *arguments, "-o", str(data)]) == 2

@@ -23,7 +23,7 @@ def learning_curve(
             "--output",
             "-o",
             metavar="FOLDER",
-            help="Folder for learning-curve.json.",
+            help="Folder for learning-curve.html, a page with the curves, and learning-curve.json.",
         ),
     ] = None,
     points: Annotated[int, setting(CurveConfig, "points", "N")] = 6,
@@ -47,12 +47,16 @@ def learning_curve(
         _save(found, output)
     _print(found)
     if output is not None:
-        print(f"saved {output}/learning-curve.json")
+        print(f"saved {output}/learning-curve.json, and the curves in {output}/learning-curve.html")
 
 
 def _save(found: Mapping[str, Any], folder: Path) -> None:
+    from lastblock.report import learning_curve_page
+
     with replacing(folder / "learning-curve.json") as file:
         json.dump(found, file, ensure_ascii=False, indent=2)
+    with replacing(folder / "learning-curve.html") as file:
+        file.write(learning_curve_page(found))
 
 
 def _print(found: Mapping[str, Any]) -> None:

@@ -23,8 +23,8 @@ def search(
             "--output",
             "-o",
             metavar="FOLDER",
-            help="Folder for the best model (model/), search.json and search.db, with which an "
-            "interrupted search goes on.",
+            help="Folder for the best model (model/), search.html and search.json about what was "
+            "tried, and search.db, with which an interrupted search goes on.",
             show_default=False,
         ),
     ],
@@ -49,16 +49,22 @@ def search(
     found = look_for(config, wanted, output, make_progress())
     _save(found, output)
     _print(found)
-    print(f"saved     {output}/model, all about it in {output}/model/report.html")
+    print(f"saved     {output}/model, all about it in {output}/model/report.html;")
+    print(f"          what was tried, in pictures: {output}/search.html")
 
 
 def _save(found: Mapping[str, Any], folder: Path) -> None:
+    from lastblock.report import search_page
+
     with replacing(folder / "search.json") as file:
         json.dump(found, file, ensure_ascii=False, indent=2)
+    with replacing(folder / "search.html") as file:
+        file.write(search_page(found))
 
 
 def _print(found: Mapping[str, Any]) -> None:
     from lastblock.cli.tables import print_report, print_table
+    from lastblock.report import short
 
     names = list(found["best"]["params"])
     importance = found["importance"]
@@ -67,16 +73,12 @@ def _print(found: Mapping[str, Any]) -> None:
         [
             [
                 name.replace("_", " "),
-                *(_short(found[whose]["params"][name]) for whose in ("recipe", "best")),
+                *(short(found[whose]["params"][name]) for whose in ("recipe", "best")),
                 f"{100 * importance[name]:.0f} %" if name in importance else "",
             ]
             for name in names
         ]
-        + [[found["metric"], *(_short(found[whose]["value"]) for whose in ("recipe", "best")), ""]],
+        + [[found["metric"], *(short(found[whose]["value"]) for whose in ("recipe", "best")), ""]],
         [1, 2, 3],
     )
     print_report(found["report"])
-
-
-def _short(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
