@@ -149,6 +149,15 @@ def test_contributions_add_up_to_the_difference_of_the_logits(model, text, pooli
     assert sum(w.contribution for w in found.words) == pytest.approx(difference, abs=1e-9)
 
 
+@pytest.mark.network
+def test_contributions_of_a_real_decoder_add_up_too():
+    few = TextClassifier(depth=3, dtype="float32", epochs=1).fit(*messages(12))
+    for found in few.explain(["WIN CASH now", "Are we still on for dinner tonight, at 7?"]):
+        difference = found.log_odds - found.log_odds_of_nothing
+        assert len(found.tokens) > 2
+        assert abs(found.missing) <= 0.02 * abs(difference)
+
+
 def test_log_odds_are_the_difference_of_the_logits(model):
     found = model.explain("WIN CASH now", "spam")
     ids = [torch.from_numpy(model.encode([t])[0])[None].long() for t in ("WIN CASH now", "")]

@@ -328,3 +328,17 @@ def test_figures_leave_no_trace_in_matplotlib(tmp_path):
     before = dict(matplotlib.rcParams)
     _write(tmp_path)
     assert dict(matplotlib.rcParams) == before
+
+
+def test_a_file_s_folders_are_not_passed_on(tmp_path):
+    facts = report(sizes={"train": 30, "test": 30})
+    facts["data"]["notes"] = [f"{facts['data']['source']}: read column 'body' as text."]
+    _, card, page = _write(tmp_path, facts)
+    for text in (card, _Page(page).text):
+        assert "messages.csv: read column 'body' as text." in text
+        assert "secret" not in text
+
+
+def test_time_that_no_step_took_is_told(tmp_path):
+    facts = report(seconds={"train": 2.0, "total": 9.5})
+    assert "all else 7.5" in _Page(_write(tmp_path, facts)[2]).text

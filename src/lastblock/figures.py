@@ -35,6 +35,8 @@ _PAGE_COLOURS = {
 _LOOKS = [(ACCENT, "-"), (SECOND, "--"), (THIRD, "-."), (MUTED, ":")]
 # Curves in one picture; of more classes those with the lowest average precision are drawn.
 MOST_CURVES = 4
+# Texts from which on their share of right answers is drawn.
+_LEAST_COVERED = 20
 # A confusion matrix of more classes is shown without its numbers.
 _MOST_NUMBERS = 20
 
@@ -54,19 +56,22 @@ def draw(report: Facts, part: str) -> Iterator[tuple[str, Figure]]:
     if said:
         yield "reliability", reliability_diagram(said)
     if curves := report.get("curves"):
-        shown = worst_classes(curves, scores["per_class"])
+        shown = worst_classes(curves, scores["per_class"], report["data"]["classes"])
         yield "precision_recall", precision_recall({name: curves[name] for name in shown})
         if len(curves) == 2 or scores.get("labels"):
             yield "thresholds", thresholds(curves[shown[0]]["points"], shown[0])
     if covered := report.get("coverage"):
-        yield "coverage", coverage(covered["points"])
+        yield "coverage", coverage(covered["points"], scores["n"])
 
 
-def worst_classes(curves: Facts, per_class: Facts) -> list[str]:
-    """The classes whose curves are drawn: of two the rarer, else those hardest to find."""
+def worst_classes(curves: Facts, per_class: Facts, rows: Mapping[str, int]) -> list[str]:
+    """The classes whose curves are drawn: of two the rarer, else those hardest to find.
+
+    ``rows`` counts all that were read by class: what is rare there may have been balanced since.
+    """
     known = [name for name in curves if per_class[name]["support"]] or list(curves)
     if len(curves) == 2:
-        return [min(known, key=lambda name: per_class[name]["support"])]
+        return [min(known, key=lambda name: rows.get(name, per_class[name]["support"]))]
     return sorted(known, key=lambda name: curves[name]["average_precision"])[:MOST_CURVES]
 
 
@@ -247,9 +252,11 @@ def thresholds(points: Sequence[Facts], name: str) -> Figure:
     return figure
 
 
-def coverage(points: Sequence[Facts]) -> Figure:
-    """How often it is right on the texts it is surest of, by how many these are."""
+def coverage(points: Sequence[Facts], n: int) -> Figure:
+    """How often it is right on the texts it is surest of, by how many of the ``n`` these are."""
     figure, axes = _empty(square=True)
+    # Of a handful a single mistake would be a cliff.
+    points = [p for p in points if p["flagged"] * n >= _LEAST_COVERED] or points
     axes.plot([p["flagged"] for p in points], [p["precision"] for p in points], color=ACCENT)
     axes.set(xlim=(-0.01, 1.01))
     axes.set_ylim(top=1 + 0.04 * (1 - axes.get_ylim()[0]))

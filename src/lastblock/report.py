@@ -209,13 +209,15 @@ def _facts(report: Report) -> dict[str, Any]:
         "title": _title(classes),
         "verdict": _verdict(report),
         "warnings": list(_warnings(report)),
-        "notes": [*_findings(report, ("note",)), *report.get("data", {}).get("notes", [])],
+        "notes": [*_findings(report, ("note",)), *_notes(report)],
         "table": summary_table(report),
         "strip": _strip([("this classifier", scores), *rivals]),
         "confused": _most_confused(scores["confusion"], classes),
         "shares": figures.row_shares(scores["confusion"]).tolist(),
         "worst": sorted(scores["per_class"].items(), key=lambda item: item[1]["f1"])[:MOST_ROWS],
-        "curve_classes": figures.worst_classes(report["curves"], scores["per_class"])
+        "curve_classes": figures.worst_classes(
+            report["curves"], scores["per_class"], report["data"]["classes"]
+        )
         if "curves" in report
         else [],
         "mistakes": [_shown(m) for m in report.get("mistakes", [])[:MOST_MISTAKES]],
@@ -309,6 +311,13 @@ def _warnings(report: Report) -> Iterator[str]:
     if few:
         shown = ", ".join(few[:8]) + (f" and {len(few) - 8} more" if len(few) > 8 else "")
         yield f"Few {part} texts of {shown}: their scores are rough."
+
+
+def _notes(report: Report) -> Iterator[str]:
+    """What was noticed while reading; as in ``_source``, of the data's file no folders."""
+    data = report.get("data", {})
+    for note in data.get("notes", []):
+        yield note.replace(data.get("source") or "\0", _source(report))
 
 
 def _findings(report: Report, levels: Sequence[str]) -> Iterator[str]:
@@ -416,7 +425,7 @@ def _render(template: str, **facts: Any) -> str:
         "decimals": _decimals,
         "marked": marked,
         "megabytes": lambda n: f"{n / 1e6:,.1f} MB" if n >= 1e5 else f"{n / 1e3:,.1f} kB",
-        "percent": _percent,
+        "percent": lambda share: _percent(share).replace(" ", "\N{NO-BREAK SPACE}"),
         "setting": _setting,
         "short": short,
         "signed": lambda x: f"{x:+.2f}".replace("-", "\N{MINUS SIGN}"),
