@@ -135,7 +135,7 @@ def test_grid_search_shares_one_frozen_pass_a_depth(
 def test_each_fold_is_scored_as_scikit_learn_scores_it(pretrained: Path) -> None:
     texts, labels = messages(40)
     found = out_of_fold(tiny(pretrained), texts, labels, folds=4)
-    scores = found.scores(labels)
+    scores = found.scores
     assert [run["n"] for run in scores] == [10, 10, 10, 10]
     for i, run in enumerate(scores):
         truth = [label for label, fold in zip(labels, found.fold, strict=True) if fold == i]

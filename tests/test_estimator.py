@@ -8,6 +8,7 @@ import pytest
 import torch
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
+from sklearn.utils.class_weight import compute_sample_weight
 from tiny import Said, messages
 
 from lastblock import TextClassifier
@@ -251,3 +252,76 @@ def test_a_second_fit_says_that_nothing_is_run_again(pretrained: Path, tmp_path:
     assert fitted.model_.store.tokens_computed == 0
     assert not any("no frozen pass" in line for line in first.lines)
     assert any("60 of 60 texts need no frozen pass" in line for line in again.lines)
+
+
+# ------------------------------------------------------------------ what is decided, and by what
+
+
+def test_balanced_classes_are_texts_weighed_as_scikit_learn_weighs_them(pretrained: Path) -> None:
+    texts, labels = messages(60)
+    texts, labels = texts[:40] + texts[40::2], labels[:40] + labels[40::2]  # 30 ham, 20 spam
+    weights = compute_sample_weight("balanced", labels)
+    of_class = {"ham": weights[0], "spam": weights[1]}
+    by_text = tiny(pretrained).fit(texts, labels, sample_weight=weights).predict_proba(texts)
+    for rule in ("balanced", of_class):
+        weighed = tiny(pretrained, class_weight=rule).fit(texts, labels)
+        np.testing.assert_allclose(weighed.predict_proba(texts), by_text, rtol=1e-6)
+    assert clone(weighed).get_params()["class_weight"] == of_class
+    plain = tiny(pretrained).fit(texts, labels).predict_proba(texts)
+    assert np.abs(plain - by_text).max() > 1e-3
+
+
+def test_class_weights_are_those_of_the_training_part(pretrained: Path) -> None:
+    (texts, labels), (others, _) = messages(40), messages(60, seed=1)
+    classifier = tiny(pretrained, epochs=1, depth=2, class_weight={"spam": 3})
+    classifier.fit(texts, labels, validation=(others, ["ham"] * 60))
+    assert classifier.model_.settings.class_weight == {"spam": 3}
+    with pytest.raises(DataError, match="--class-weight names 'eggs', which is no class; known"):
+        tiny(pretrained, class_weight={"eggs": 2}).fit(texts, labels)
+
+
+def test_a_threshold_is_chosen_on_validation_texts(pretrained: Path, tmp_path: Path) -> None:
+    said = Said()
+    rng = np.random.default_rng(2)
+    texts, labels = messages(60)
+    others, truth = messages(80, seed=1)
+    swapped = rng.random(80) < 0.2
+    names = np.array(truth)
+    names[swapped] = np.where(names[swapped] == "ham", "spam", "ham")
+    classifier = tiny(pretrained, depth=2, threshold="recall=0.9")
+    classifier.fit(texts, labels, validation=(others, names), progress=said)
+    (threshold,) = classifier.model_.decision.thresholds or ()
+    found = classifier.predict(others) == "spam"
+    np.testing.assert_array_equal(found, classifier.predict_proba(others)[:, 1] >= threshold)
+    assert found[names == "spam"].mean() >= 0.9
+    assert any(f"'spam' is given from a probability of {threshold:.3g} on" in s for s in said.lines)
+    classifier.save(tmp_path / "m")
+    loaded = TextClassifier.load(tmp_path / "m")
+    assert loaded.model_.decision == classifier.model_.decision
+    assert loaded.get_params()["threshold"] == "recall=0.9"
+    assert classifier.score(others, truth) == (classifier.predict(others) == truth).mean()
+
+
+def test_it_would_rather_say_nothing(pretrained: Path) -> None:
+    texts, labels = messages(60)
+    classifier = tiny(pretrained, epochs=1, depth=2, abstain_below=0.9).fit(texts, labels)
+    sure = classifier.predict_proba(texts).max(axis=1) >= 0.9
+    said = classifier.predict(texts)
+    assert ((said == "unsure") == ~sure).all()
+    assert set(said[sure]) <= {"ham", "spam"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"threshold": 0.4}, "--threshold is for two classes, .*; of 3 classes"),
+        ({"threshold": "f1"}, "--threshold is for two classes"),
+        ({"class_weight": "even"}, "--class-weight is 'even'"),
+        ({"abstain_below": 0}, "--abstain-below is 0"),
+    ],
+)
+def test_decisions_that_cannot_be_are_refused(
+    pretrained: Path, settings: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ConfigError, match=words):
+        tiny(pretrained, **settings).fit(["x", "y", "z"], ["a", "b", "c"])

@@ -98,3 +98,32 @@ def test_a_text_of_no_weight_is_as_good_as_absent(n: int, size: int) -> None:
     found = [fit_probe(some, targets, weights) for some in (x, other)]
     torch.testing.assert_close(found[0].weight, found[1].weight, rtol=1e-4, atol=1e-6)
     assert torch.isfinite(found[0].out_of_fold).all()
+
+
+def test_labels_whose_answers_are_weighed_have_regressions_of_their_own() -> None:
+    x, targets = features(60, 10)
+    indicators, weights = torch.nn.functional.one_hot(targets, 3), torch.rand(60, 3).double() + 0.1
+    probe, known = fit_probe(x, indicators, weights), x.double().numpy()
+    for i in range(3):
+        w = weights[:, i].numpy() / weights[:, i].mean().item()
+        mean = np.average(known, axis=0, weights=w)
+        scale = np.sqrt(np.average((known - mean) ** 2, axis=0, weights=w))
+        signed = 2 * indicators[:, i].numpy() - 1.0
+        of_label = fit_probe(x, indicators[:, [i]], weights[:, [i]])
+        ridge = Ridge(alpha=of_label.penalty * 10, fit_intercept=False)
+        ridge.fit((known - mean) / scale, signed - np.average(signed, weights=w), w)
+        sharpness = (probe.weight[i].numpy() * scale / ridge.coef_).mean()
+        np.testing.assert_allclose(
+            probe.weight[i].numpy() * scale, sharpness * ridge.coef_, rtol=1e-3, atol=1e-4
+        )
+    of_texts = fit_probe(x, indicators, weights[:, :1])
+    torch.testing.assert_close(of_texts.weight, fit_probe(x, indicators, weights[:, 0]).weight)
+
+
+def test_binary_cross_entropy_weighs_texts_or_answers() -> None:
+    logits, has = torch.randn(50, 3).double(), torch.rand(50, 3) < 0.3
+    drawn_in = (has.double() * 50 + 1) / 52
+    each = -(drawn_in * logits.sigmoid().log() + (1 - drawn_in) * (-logits).sigmoid().log())
+    for weights in (torch.rand(50, 1).double(), torch.rand(50, 3).double()):
+        wanted = (weights * each).mean().item()
+        assert cross_entropy(logits, has, weights) == pytest.approx(wanted)

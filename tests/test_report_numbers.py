@@ -160,7 +160,9 @@ def test_every_number_follows_from_the_saved_predictions(
     names, temperature = oracle.class_names, oracle.decision.temperature
     classifier = classifier_of(oracle, len(parts["validation"]))
     facts, said = _scores(classifier, parts, Stopwatch(), Silent())
-    judged = [(parts[part], [part] * len(of), of) for part, of in said.items()]
+    judged = [
+        (parts[part], [part] * len(of), of, oracle.decision.chosen(of)) for part, of in said.items()
+    ]
     _write_predictions(tmp_path / PREDICTIONS, "part", judged, names)
     write_report(tmp_path, {**made_up(names), **facts}, History())
 

@@ -67,7 +67,9 @@ def words_out_of_fold(
     classifier = make_pipeline(CountVectorizer(), LogisticRegression())
     cut = GroupKFold(3).split(texts, labels, groups[0])
     probabilities = cross_val_predict(classifier, texts, labels, cv=cut, method="predict_proba")
-    return OutOfFold(probabilities, np.zeros(len(texts), np.int64), np.unique(labels))
+    classes, nobody = np.unique(labels), np.zeros(len(texts), np.int64)
+    chosen = probabilities.argmax(axis=1)[:, None] == np.arange(len(classes))
+    return OutOfFold(probabilities, chosen, nobody, classes, [])
 
 
 @pytest.fixture(scope="module")

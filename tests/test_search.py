@@ -72,7 +72,7 @@ def test_a_value_is_the_mean_loss_of_the_folds(found: tuple[dict, Path], pretrai
     )
     texts, labels = [row["text"] for row in drawn], [row["label"] for row in drawn]
     groups = groups_of(Examples(texts, labels, "data"), DataConfig(), DATA_RULES["auto"])
-    scores = out_of_fold(classifier, texts, labels, folds=2, groups=groups).scores(labels)
+    scores = out_of_fold(classifier, texts, labels, folds=2, groups=groups).scores
     expected = sum(fold["loss"] for fold in scores) / 2
     assert found[0]["best"]["value"] == pytest.approx(expected, rel=1e-3)
 

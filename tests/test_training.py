@@ -13,12 +13,14 @@ from torch.nn import functional as F
 from lastblock.activations import ActivationStore
 from lastblock.classifier import SequenceClassifier
 from lastblock.runtime import Silent
+from lastblock.targets import class_weights, weigh
 from lastblock.tokenization.batching import pad
 from lastblock.training import (
     Encoded,
     cross_entropy,
     learning_rate_at,
     loss_and_accuracy,
+    start_at_shares,
     train_tail,
     training_step,
 )
@@ -165,3 +167,61 @@ def test_the_learning_rate_warms_up_and_decays() -> None:
     assert shares[-1] < 0.01
     constant = dataclasses.replace(SETTINGS, warmup=0.0, decay="none")
     assert {learning_rate_at(step, 100, constant) for step in range(100)} == {1.0}
+
+
+@pytest.mark.parametrize("weighted", [None, "texts", "answers"])
+def test_the_loss_of_several_labels_is_float64_s(weighted: str | None) -> None:
+    rng = np.random.default_rng(7)
+    logits, has = rng.normal(size=(30, 5)) * 4, rng.random((30, 5)) < 0.3
+    weights = {None: None, "texts": rng.random((30, 1)), "answers": rng.random((30, 5))}[weighted]
+    part = Encoded([np.zeros(1, np.int32)] * 30, has, weights)
+    losses = np.logaddexp(0, np.where(has, -logits, logits))
+    if weights is not None:
+        losses = losses * weights
+    else:
+        probabilities = 1 / (1 + np.exp(-logits))
+        each = [log_loss(h, p, labels=[0, 1]) for h, p in zip(has.T, probabilities.T, strict=True)]
+        assert losses.mean() == pytest.approx(np.mean(each))
+    ours = cross_entropy(torch.from_numpy(logits).float(), part).item()
+    assert ours == pytest.approx(losses.mean(), rel=1e-5)
+
+
+def test_the_balanced_loss_is_scikit_learn_s() -> None:
+    rng = np.random.default_rng(8)
+    logits, labels = rng.normal(size=(40, 3)), rng.choice(3, 40, p=[0.8, 0.1, 0.1])
+    weights = weigh(labels, class_weights("balanced", labels, ["a", "b", "c"]))
+    part = Encoded([np.zeros(1, np.int32)] * 40, labels, weights)
+    reference = log_loss(labels, torch.from_numpy(logits).softmax(1).numpy(), sample_weight=weights)
+    ours = cross_entropy(torch.from_numpy(logits).float(), part).item()
+    assert ours == pytest.approx(reference * weights.mean(), rel=1e-5)
+
+
+def test_class_weights_move_the_gradient_as_repeated_texts_do() -> None:
+    once, repeated = two_classifiers()
+    part, store = random_part(8), ActivationStore()
+    store.fill(once, part.sequences)
+    weights = np.where(part.labels == 1, 3.0, 1.0)
+    more = part.take([i for i, w in enumerate(weights) for _ in range(int(w))])
+    training_step(once, store, dataclasses.replace(part, weights=weights), adamw(once))
+    training_step(repeated, store, more, adamw(repeated))
+    share = len(more) / len(part)
+    pairs = zip(once.trainable_parameters(), repeated.trainable_parameters(), strict=True)
+    for ours, theirs in pairs:
+        scale = theirs.grad.abs().max().item()
+        torch.testing.assert_close(ours.grad, theirs.grad * share, rtol=1e-4, atol=1e-4 * scale)
+
+
+def test_a_head_of_several_labels_starts_at_their_shares() -> None:
+    classifier = SequenceClassifier(random_decoder(), 3)
+    has = np.array([[True, False, True]] * 30 + [[False, False, True]] * 68)
+    start_at_shares(classifier, Encoded([np.zeros(1, np.int32)] * 98, has))
+    shares = torch.sigmoid(classifier.head.bias.detach()).numpy()
+    np.testing.assert_allclose(shares, [0.31, 0.01, 0.99], atol=1e-6)
+
+
+def test_with_balanced_weights_every_label_starts_at_a_half() -> None:
+    classifier = SequenceClassifier(random_decoder(), 2)
+    has = np.random.default_rng(3).random((400, 2)) < [0.5, 0.1]
+    weights = weigh(has, class_weights("balanced", has, ["a", "b"]))
+    start_at_shares(classifier, Encoded([np.zeros(1, np.int32)] * 400, has, weights))
+    np.testing.assert_allclose(classifier.head.bias.detach(), [0, 0], atol=1e-6)

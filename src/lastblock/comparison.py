@@ -18,9 +18,9 @@ import numpy.typing as npt
 from lastblock.config import ReadOptions
 from lastblock.data.catalog import load_examples
 from lastblock.data.examples import Examples
-from lastblock.errors import DataError
+from lastblock.errors import ConfigError, DataError
 from lastblock.estimator import TextClassifier
-from lastblock.evaluation import evaluate
+from lastblock.judging import judge
 from lastblock.runtime import Progress, Silent
 
 DRAWS = 2_000
@@ -120,18 +120,25 @@ def compare_files(
     """Two saved models on one labelled file.
 
     Returns:
-        "a" and "b": each model's scores, as ``evaluate`` gives them, and its "model";
+        "a" and "b": each model's scores, as ``judge`` gives them, and its "model";
         "difference": what ``Difference`` holds;
         "verdict": the same in a sentence;
         "disagreements": a dict a text that they label differently, those first where the surer
         one is wrong.
 
     Raises:
+        ConfigError: a model gives a text several labels.
         SavedModelError: a model cannot be used.
         DataError: the file cannot be used, or has labels that a model does not know.
     """
     progress = progress or Silent()
     models = [TextClassifier.load(folder) for folder in (folder_a, folder_b)]
+    for folder, model in zip((folder_a, folder_b), models, strict=True):
+        if model.model_.decision.multilabel:
+            raise ConfigError(
+                f"{folder} gives a text several labels; compare is for models that give one: "
+                "evaluate both on the same DATA"
+            )
     examples = load_examples(
         data,
         text_column=text_column,
@@ -145,23 +152,26 @@ def compare_files(
     said = [model.model_.predict_proba(examples.texts, progress) for model in models]
     names = [model.model_.class_names for model in models]
     known = sorted({*names[0], *names[1]})
+    decisions = [model.model_.decision for model in models]
+    given = [d.chosen(p).argmax(axis=1) for d, p in zip(decisions, said, strict=True)]
     truth, a, b = (
         _renumber(own, numbers, known)
-        for own, numbers in zip(
-            [names[0], *names], [truths[0], *(p.argmax(axis=1) for p in said)], strict=True
-        )
+        for own, numbers in zip([names[0], *names], [truths[0], *given], strict=True)
     )
+    judged = zip((folder_a, folder_b), decisions, truths, said, names, strict=True)
     scores = [
-        {"model": Path(folder).name, **evaluate(each, p, own).to_dict()}
-        for folder, each, p, own in zip((folder_a, folder_b), truths, said, names, strict=True)
+        {"model": Path(folder).name, **judge(decision, each, p, own)}
+        for folder, decision, each, p, own in judged
     ]
+    rows = np.arange(len(truth))
+    sureness = [p[rows, own] for p, own in zip(said, given, strict=True)]
     difference = compare(truth, a, b, len(known))
     return {
         "a": scores[0],
         "b": scores[1],
         "difference": asdict(difference),
         "verdict": verdict(difference),
-        "disagreements": _disagreements(examples, known, truth, (a, b), said),
+        "disagreements": _disagreements(examples, known, truth, (a, b), sureness),
     }
 
 
@@ -186,10 +196,9 @@ def _disagreements(
     known: Sequence[str],
     truth: Numbers,
     predicted: tuple[Numbers, Numbers],
-    said: Sequence[npt.NDArray[np.float64]],
+    sureness: Sequence[npt.NDArray[np.float64]],
 ) -> list[dict[str, Any]]:
-    a, b = predicted
-    sure_a, sure_b = (probabilities.max(axis=1) for probabilities in said)
+    (a, b), (sure_a, sure_b) = predicted, sureness
     # How sure the wrong one is; of two wrong ones, the surer.
     regret = np.maximum(np.where(a != truth, sure_a, 0), np.where(b != truth, sure_b, 0))
     rows = np.flatnonzero(a != b)

@@ -11,6 +11,8 @@ import dataclasses
 import ipaddress
 import math
 import os
+import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -24,9 +26,15 @@ KeepTogether = Literal["equal", "near"]
 Trained = Literal["head", "blocks", "lora", "all"]
 LongText = Literal["truncate", "head-tail", "window"]
 Tracker = Literal["tensorboard", "mlflow", "wandb"]
+# How labels are given, and given back: one a text; several, as a list; or several, as the columns
+# of a matrix of zeros and ones.
+LabelForm = Literal["one", "several", "columns"]
+ClassWeight = Literal["balanced"] | Mapping[Any, float] | None
 DType = Literal["auto", "float32", "bfloat16"]
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
+DEFAULT_SEPARATOR = "|"  # between the labels of a text, where none is given
+NO_SEPARATOR = "none"  # what is given to say that there is none
 DEFAULT_CACHE_SIZE = 2.0  # gigabytes of activations on disk
 
 
@@ -56,6 +64,30 @@ def _require_at_least(option: str, value: float | None, least: float) -> None:
         _require(number and value >= least, option, value, f"a number of at least {least}")
 
 
+def parse_class_weight(text: str) -> ClassWeight:
+    """Read ``balanced`` or ``spam=3,ham=1``; what it says is checked by ``TrainConfig``."""
+    if text == "balanced":
+        return "balanced"
+    weights: dict[str, float] = {}
+    for part in text.split(","):
+        label, _, weight = part.rpartition("=")
+        try:
+            weights[label.strip()] = float(weight)
+        except ValueError:
+            weights[label.strip()] = math.nan
+    return weights
+
+
+def _require_class_weight(value: object) -> None:
+    if value is None or value == "balanced":
+        return
+    ok = isinstance(value, Mapping) and all(
+        isinstance(v, int | float) and not isinstance(v, bool) and 0 < v < math.inf
+        for v in value.values()
+    )
+    _require(ok, "class_weight", value, "balanced, or classes with numbers above 0: spam=3,ham=1")
+
+
 @dataclass(frozen=True, kw_only=True)
 class ReadOptions:
     """How to read data; what is ``None`` is found out from the data, and said."""
@@ -74,7 +106,9 @@ class ReadOptions:
         None, "Whether fields may stand in quotation marks, as in CSV; found out if not given."
     )
     label_separator: str | None = _setting(
-        None, "What joins several labels of one text; put between labels that come as lists."
+        None,
+        "What joins several labels of one text ('|'), or none: a label is one as it stands; found "
+        "out if not given. Put between labels that come as lists.",
     )
 
     def __post_init__(self) -> None:
@@ -215,6 +249,49 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
+class ThresholdRule:
+    """What thresholds are chosen for; "at" is a threshold itself.
+
+    ``values``: what precision or recall must be; what a false alarm (FP) and a miss (FN) cost; or
+    the threshold.
+    """
+
+    kind: Literal["f1", "precision", "recall", "cost", "at"]
+    values: tuple[float, ...] = ()
+
+    @classmethod
+    def parse(cls, text: str | float) -> ThresholdRule:
+        """Read ``f1``, ``precision=0.95``, ``recall=0.9``, ``cost=1:10`` or ``0.7``.
+
+        Raises:
+            ConfigError: it is none of these.
+        """
+        kind, equals, numbers = str(text).partition("=")
+        if kind != "f1" and not equals:
+            kind, numbers = "at", kind
+        try:
+            values = tuple(map(float, numbers.split(":"))) if numbers or equals else ()
+            rule = cls(kind, values)  # type: ignore[arg-type]
+        except ValueError:
+            rule = cls("at")
+        wanted = "f1, precision=P, recall=R or P with P and R from 0 to 1, or cost=FP:FN"
+        _require(rule._holds(), "threshold", text, wanted)
+        return rule
+
+    def _holds(self) -> bool:
+        """Whether there are as many values as the kind takes, each where it may lie."""
+        takes = {
+            "f1": (0, 0.0),
+            "precision": (1, 1.0),
+            "recall": (1, 1.0),
+            "cost": (2, sys.float_info.max),
+            "at": (1, math.nextafter(1, 0)),  # 1 itself is never reached
+        }
+        n, most = takes.get(self.kind, (-1, 0.0))
+        return len(self.values) == n and all(0 < value <= most for value in self.values)
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """How the tail is trained."""
 
@@ -228,6 +305,22 @@ class TrainConfig:
         None,
         "Whether probabilities are made as sure as they are right, on the validation part; the "
         "recipe's own way, if not given (auto: yes; chapter6: no, as in the book).",
+    )
+    class_weight: ClassWeight = _setting(
+        None,
+        "How much each class counts in training: balanced (rare ones more, so that all count the "
+        "same), or label=2,other=1; a class that is not named counts 1. Where a text may have "
+        "several labels it is how much having one counts, against not having it.",
+    )
+    threshold: str | float | None = _setting(
+        None,
+        "From which probability on a label is given, of two classes the second in the order of "
+        "the alphabet, of several labels a text each: chosen on the validation part for the best "
+        "f1, for precision=0.95 or recall=0.9, or for the least cost=FP:FN (what a false alarm "
+        "and a miss cost); or a number. If not given: the likelier class; of several labels f1.",
+    )
+    abstain_below: float | None = _setting(
+        None, 'Say "unsure" where the label is less probable than this.'
     )
 
     def __post_init__(self) -> None:
@@ -243,6 +336,16 @@ class TrainConfig:
         _require_at_least("weight_decay", self.weight_decay, 0)
         if self.learning_rate is not None:
             _require(0 < self.learning_rate < 1, "learning_rate", self.learning_rate, "in (0, 1)")
+        _require_class_weight(self.class_weight)
+        if self.threshold is not None:
+            ThresholdRule.parse(self.threshold)
+        if self.abstain_below is not None:
+            _require(
+                isinstance(self.abstain_below, int | float) and 0 < self.abstain_below < 1,
+                "abstain_below",
+                self.abstain_below,
+                "a probability between 0 and 1",
+            )
 
 
 def cache_bytes(cache_size: float | None) -> int:
@@ -435,6 +538,9 @@ class Settings:
     lora_rank: int = 8
     summary_depths: tuple[int, ...] = ()
     long_text: LongText = "truncate"
+    class_weight: ClassWeight = None
+    threshold: str | float | None = None
+    abstain_below: float | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "summary_depths", tuple(self.summary_depths))  # a list in JSON

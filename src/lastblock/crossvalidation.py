@@ -14,14 +14,17 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.base import clone
 
-from lastblock.data.examples import Label, Rows
+from lastblock.data.examples import Label, LabelSet, Rows
 from lastblock.data.split import folds as draw_folds
 from lastblock.estimator import TextClassifier
-from lastblock.evaluation import evaluate
+from lastblock.judging import judge, judge_given
 from lastblock.runtime import Progress, Silent, TasksOnly
+from lastblock.targets import read_targets
 
 # Where scores lie that do not lie from 0 to 1.
 BOUNDS = {"mcc": (-1.0, 1.0), "loss": (0.0, math.inf), "brier": (0.0, 2.0)}
+
+_Part = tuple[Sequence[str], Sequence[Any]]  # texts and their labels
 
 
 @dataclass(frozen=True)
@@ -29,24 +32,27 @@ class OutOfFold:
     """What was said of each text by the one classifier that had not learnt from it.
 
     ``probabilities`` (n, n_classes), float64, columns in the order of ``classes`` (n_classes,);
-    0 for a class of which the classifier saw no text. ``fold`` (n,), int64, counts from 0.
+    0 for a class of which the classifier saw no text. ``chosen`` (n, n_classes), bool: the labels
+    that it gave. ``fold`` (n,), int64, counts from 0; ``scores`` has those of each, as ``judge``
+    gives them.
     """
 
     probabilities: npt.NDArray[np.float64]
+    chosen: npt.NDArray[np.bool_]
     fold: Rows
     classes: npt.NDArray[Any]
+    scores: list[dict[str, Any]]
 
-    def scores(self, labels: Sequence[Label]) -> list[dict[str, Any]]:
-        """``evaluate`` of each fold, given all labels (n,)."""
-        truth = np.searchsorted(self.classes, np.asarray(labels))
-        each = (self.fold == i for i in range(self.fold.max() + 1))
-        return [_scores(truth[rows], self.probabilities[rows], self.classes) for rows in each]
+    @property
+    def class_names(self) -> list[str]:
+        """The classes as strings."""
+        return [str(name) for name in self.classes.tolist()]
 
 
 def out_of_fold(
     classifier: TextClassifier,
     texts: Sequence[str],
-    labels: Sequence[Label],
+    labels: Sequence[Label] | Sequence[LabelSet],
     *,
     folds: int = 5,
     seed: int = 123,
@@ -70,45 +76,46 @@ def out_of_fold(
     """
     progress = progress or Silent()
     quiet = TasksOnly(progress)
-    classes, numbers = np.unique(np.asarray(labels), return_inverse=True)
+    targets = read_targets(labels)
+    classes = targets.classes
+    truth, names = targets.numbers(classes.tolist()), [str(name) for name in classes.tolist()]
     probabilities = np.zeros((len(texts), len(classes)))
+    chosen = np.zeros(probabilities.shape, np.bool_)
     fold = np.zeros(len(texts), np.int64)
+    scores = []
     for i, (train, test) in enumerate(draw_folds(texts, labels, k=folds, seed=seed, groups=groups)):
         progress.say(f"fold {i + 1} of {folds}: {len(train):,} texts to learn from")
         fitted = clone(classifier).fit(
-            [texts[row] for row in train], classes[numbers[train]], progress=quiet
+            [texts[row] for row in train], [targets.labels[row] for row in train], progress=quiet
         )
         held_out = [texts[row] for row in test]
         # Kept, so that the next folds, which learn from these texts, find their activations.
         model = fitted.model_
         model.store.fill(model.classifier, model.encode(held_out), quiet)
-        columns = np.searchsorted(classes, fitted.classes_)
-        probabilities[np.ix_(test, columns)] = fitted.predict_proba(held_out)
+        known = np.ix_(test, np.searchsorted(classes, fitted.classes_))
+        said, decision = fitted.predict_proba(held_out), model.decision
+        probabilities[known], chosen[known] = said, decision.chosen(said)
         fold[test] = i
+        unsure = None if decision.abstain_below is None else decision.unsure(said)
+        given = truth[test], probabilities[test], names, chosen[test]
+        scores.append(judge_given(*given, unsure))
         if after_fold is not None:
-            after_fold(i, _scores(numbers[test], probabilities[test], classes))
+            after_fold(i, scores[-1])
         if i == 0:
             classifier = clone(classifier).set_params(**fitted.resolved_params())
-    return OutOfFold(probabilities, fold, classes)
-
-
-def _scores(
-    truth: Rows, probabilities: npt.NDArray[np.float64], classes: npt.NDArray[Any]
-) -> dict[str, Any]:
-    names = [str(name) for name in classes.tolist()]
-    return evaluate(truth, probabilities, names).to_dict()
+    return OutOfFold(probabilities, chosen, fold, classes, scores)
 
 
 def repeat(
     classifier: TextClassifier,
-    train: tuple[Sequence[str], Sequence[Label]],
-    judge: tuple[Sequence[str], Sequence[Label]],
+    train: _Part,
+    judge_on: _Part,
     *,
     seeds: Sequence[int],
-    validation: tuple[Sequence[str], Sequence[Label]] | None = None,
+    validation: _Part | None = None,
     progress: Progress | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """``evaluate`` on ``judge`` (texts, labels) of a clone of ``classifier`` fitted with each seed.
+    """Scores on ``judge_on`` (texts, labels) of a clone of ``classifier`` fitted with each seed.
 
     The seed decides on the new head's first weights, the batches, and, without ``validation``, on
     the texts held out; what the recipe chose for ``classifier``, which is fitted, stays.
@@ -119,15 +126,16 @@ def repeat(
         progress.say(f"seed {seed}, {i + 1} of {len(seeds)}")
         again = clone(classifier).set_params(**chosen | {"random_state": seed})
         again.fit(*train, validation=validation, progress=TasksOnly(progress))
-        truth, names = again.number(judge[1], judge[0]), again.model_.class_names
-        yield evaluate(truth, again.predict_proba(judge[0]), names).to_dict()
+        model, (on, labels) = again.model_, judge_on
+        truth = again.number(labels, on)
+        yield judge(model.decision, truth, again.predict_proba(on), model.class_names)
 
 
 def spread(scores: Sequence[Mapping[str, Any]], *, test_share: float = 0.0) -> dict[str, Any]:
     """Mean, sd and 95 % interval of the mean of every number that repeated runs were scored by.
 
     Args:
-        scores: of each run, as ``evaluate`` has them; two runs or more.
+        scores: of each run, as ``judge`` has them; two runs or more.
         test_share: texts a run is tested on over those it learns from, where runs learn from
             almost the same texts (folds): so far their scores are not independent, and the
             interval is widened by it (Nadeau & Bengio, "Inference for the generalization error",

@@ -7,17 +7,23 @@ the probability below which it would rather say nothing. Knows arrays; no texts,
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from lastblock.config import LabelForm, ThresholdRule
+from lastblock.evaluation import OperatingPoints, operating_points
+
+# A label that fewer validation texts have says too little about its own threshold.
+FEWEST_POSITIVES = 10
+UNSURE = "unsure"
+
 Floats = npt.NDArray[np.float64]
 Events = npt.NDArray[np.bool_]
-
-UNSURE = "unsure"
 
 
 @dataclass(frozen=True)
@@ -31,7 +37,7 @@ class Decision:
     """
 
     temperature: float = 1.0
-    labels: Literal["one", "several"] = "one"
+    labels: LabelForm = "one"
     thresholds: tuple[float, ...] | None = None
     abstain_below: float | None = None
 
@@ -67,6 +73,27 @@ class Decision:
             sureness = probabilities[self.chosen(probabilities)]
         return sureness < self.abstain_below
 
+    def at(self, threshold: float, n_classes: int) -> Decision:
+        """The same with one threshold for whatever is asked: every label, or the second class."""
+        questions = n_classes if self.multilabel else 1
+        return dataclasses.replace(self, thresholds=(threshold,) * questions)
+
+    def describe(self, names: Sequence[str]) -> str | None:
+        """In plain words what differs from giving the most probable class; None: nothing."""
+        said = []
+        if self.multilabel:
+            at = (0.5,) if self.thresholds is None else sorted(set(self.thresholds))
+            span = f"{at[0]:.3g}" if len(at) == 1 else f"{at[0]:.3g} to {at[-1]:.3g} (by label)"
+            said.append(f"a label is given from a probability of {span} on")
+        elif self.thresholds is not None:
+            at_least = f"from a probability of {self.thresholds[0]:.3g} on"
+            said.append(f"{names[1]!r} is given {at_least}, else {names[0]!r}")
+        if self.abstain_below is not None:
+            said.append(
+                f'"{UNSURE}" stands where the label is less probable than {self.abstain_below:g}'
+            )
+        return "; ".join(said) or None
+
     def to_dict(self) -> dict[str, Any]:
         """The same, made of what JSON can hold."""
         return dataclasses.asdict(self)
@@ -76,3 +103,62 @@ class Decision:
         """What ``to_dict`` gave; what an older model lacks is as if never chosen."""
         thresholds = saved.get("thresholds")
         return cls(**{**saved, "thresholds": None if thresholds is None else tuple(thresholds)})
+
+
+def with_thresholds(
+    decision: Decision, rule: ThresholdRule, truth: npt.NDArray[Any], probabilities: Floats
+) -> Decision:
+    """The decision with the thresholds that serve ``rule`` best on texts it has not learnt from.
+
+    Args:
+        decision: as it is without; of one label a text it must be for two classes.
+        rule: what to choose for.
+        truth: class numbers (n,), or which labels each text has (n, k); n > 0.
+        probabilities: (n, k).
+    """
+    if rule.kind == "at":
+        return decision.at(rule.values[0], probabilities.shape[1])
+    happened = truth if truth.ndim == 2 else (truth == 1)[:, None]
+    asked = probabilities if truth.ndim == 2 else probabilities[:, 1:]
+    return dataclasses.replace(decision, thresholds=choose_thresholds(rule, happened, asked))
+
+
+def choose_thresholds(
+    rule: ThresholdRule, truth: Events, probabilities: Floats
+) -> tuple[float, ...]:
+    """A threshold for each question (column) of truth (n, k) and probabilities (n, k), n > 0.
+
+    Chosen for each by itself; one that fewer than ``FEWEST_POSITIVES`` texts answer with yes takes
+    that of all questions together. A precision that is nowhere reached gives way to the highest
+    there is.
+    """
+    together = _choose(rule, operating_points(truth.ravel(), probabilities.ravel()))
+    columns = zip(truth.T, probabilities.T, strict=True)
+    return tuple(
+        _choose(rule, operating_points(happened, probability))
+        if truth.shape[1] == 1 or happened.sum() >= FEWEST_POSITIVES
+        else together
+        for happened, probability in columns
+    )
+
+
+def _choose(rule: ThresholdRule, points: OperatingPoints) -> float:
+    """The threshold that serves the rule best, half-way to the next lower probability."""
+    if rule.kind == "f1":
+        best = points.f1.argmax()
+    elif rule.kind == "precision":
+        # The lowest threshold, and so the most texts, of those that are precise enough.
+        wanted = min(rule.values[0], float(points.precision.max()))
+        best = np.flatnonzero(points.precision >= wanted)[-1]
+    elif rule.kind == "recall":
+        best = np.flatnonzero(points.recall >= rule.values[0])[0]
+    else:
+        false_alarm, miss = rule.values
+        costs = false_alarm * (points.flagged - points.right)
+        costs = costs + miss * (points.positives - points.right)
+        if miss * points.positives < costs.min():  # never is cheapest
+            highest = float(points.threshold[0])
+            return max((1 + highest) / 2, math.nextafter(highest, 2))
+        best = costs.argmin()
+    next_lower = points.threshold[best + 1] if best + 1 < len(points.threshold) else 0.0
+    return float((points.threshold[best] + next_lower) / 2)

@@ -99,7 +99,8 @@ def choose_depth(
         trainable_blocks: how many blocks must be left above the frozen ones.
         states: keeps the probed states of each text, (2 x depths, C), for the next time.
         progress: where to show how it goes on.
-        weights: how much each text counts, (n,); None: all alike.
+        weights: how much each text counts, (n,), or of several labels each answer, (n, 1) or
+            (n, n_classes); None: all alike.
     """
     n_layers = decoder.config.num_hidden_layers
     wanted = candidates(n_layers, trainable_blocks)
@@ -109,7 +110,7 @@ def choose_depth(
     known = states.known(texts)
     unknown = [ids for ids in texts if ids.tobytes() not in known]
     climb = _Climb(decoder, unknown)
-    curve = Curve(len(texts))
+    curve = Curve(len(texts), several=targets.dim() == 2)
     pooled: dict[bytes, list[Tensor]] = {key: [*rows.float()] for key, rows in known.items()}
     running: dict[int, list[Tensor]] = {}
     means: dict[int, Tensor] = {}
@@ -163,22 +164,30 @@ def sample(sequences: Sequence[TokenIds]) -> list[int]:
 
 
 def _accuracy(logits: Tensor, targets: Tensor, weights: Tensor | None) -> float:
-    """Share of texts right; of labels right for several a text."""
-    right = logits.argmax(1) == targets if targets.dim() == 1 else (logits > 0) == (targets > 0)
-    each = right.double().reshape(len(targets), -1).mean(1)
-    return float(each.mean() if weights is None else (weights * each).sum() / weights.sum())
+    """Share of texts right; of several labels, of texts whose likeliest label is one of theirs.
+
+    That is what tells depths apart: most labels are rare, so no label is the right answer nearly
+    everywhere.
+    """
+    best = logits.argmax(1)
+    right = targets == best if targets.dim() == 1 else targets.gather(1, best[:, None])[:, 0] > 0
+    if weights is None:
+        return float(right.double().mean())
+    counts = weights if weights.dim() == 1 else weights.mean(1)
+    return float((counts * right).sum() / counts.sum())
 
 
 class Curve:
-    """Accuracy by depth, from ``n`` texts, and what follows from it.
+    """Accuracy by depth, from ``n`` texts (of one label each or several), and what follows.
 
     A depth's accuracy is smoothed with its neighbours'. In the running are depths within a
     standard error of the best; chosen is the middle one of them, as neither end is safe: below,
     the tail has less to build on, above, it costs more.
     """
 
-    def __init__(self, n: int) -> None:
+    def __init__(self, n: int, several: bool = False) -> None:
         self.n = n
+        self.what = "its likeliest label" if several else "it"
         self.depths: list[int] = []
         self.accuracy: list[float] = []
 
@@ -211,8 +220,11 @@ class Curve:
             else f"From block {running[0]} to {running[-1]} a linear probe tells the classes apart "
             f"about equally well, and after block {chosen}"
         )
-        join = "; it is" if len(running) == 1 else " it is"
-        return f"{best}{join} right in {at:.1%} of {self.n:,} training texts, cross-validated."
+        join = ";" if len(running) == 1 else ""
+        return (
+            f"{best}{join} {self.what} is right in {at:.1%} of {self.n:,} training texts, "
+            "cross-validated."
+        )
 
 
 class _Climb:

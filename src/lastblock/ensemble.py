@@ -69,11 +69,7 @@ def add_probe(
 
     ``store`` holds the activations of both parts; ``untrained`` is the tail before training.
     """
-    probe = fit_probe(
-        run_summary(classifier, train.sequences, store),
-        torch.from_numpy(train.labels),
-        None if train.weights is None else torch.from_numpy(train.weights),
-    )
+    probe = fit_probe(run_summary(classifier, train.sequences, store), *train.tensors())
     enough = validation is not None and (
         len(validation) >= FEW_VALIDATION_TEXTS or len(train) > CROSS_VALIDATE_UP_TO
     )
@@ -86,8 +82,7 @@ def add_probe(
         tail_says = _out_of_fold(classifier, store, train, settings, untrained, progress)
         probe_says = probe.out_of_fold
         judged, measured_on = train, f"training part ({FOLDS}-fold cross-validation)"
-    weights = None if judged.weights is None else torch.from_numpy(judged.weights)
-    tail, share = weigh(tail_says, probe_says, torch.from_numpy(judged.labels), weights)
+    tail, share = weigh(tail_says, probe_says, *judged.tensors())
     classifier.join(probe.weight, probe.bias, tail, share)
     return Mixture(tail, share, len(judged), measured_on, probe.penalty)
 
@@ -113,7 +108,7 @@ def _out_of_fold(
     # Nobody looks at these trainings' losses.
     settings = dataclasses.replace(settings, eval_steps=1_000_000_000, eval_texts=1)
     logits = torch.empty(len(train), classifier.head.out_features)
-    for fit, held in folds(torch.from_numpy(train.labels), FOLDS):
+    for fit, held in folds(train.tensors()[0], FOLDS):
         classifier.load_tail_state(untrained)
         generator = torch.Generator().manual_seed(settings.seed)
         part = train.take(fit.numpy())

@@ -7,7 +7,8 @@ search.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,27 +17,36 @@ import numpy.typing as npt
 import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import NotFittedError
-from sklearn.utils.validation import column_or_1d
+from sklearn.metrics import accuracy_score
 from torch import Tensor
 
 from lastblock import checkpoint, recipe
 from lastblock.activations import open_store
 from lastblock.calibration import CALIBRATE_FROM, Calibration, fit_temperature
 from lastblock.classifier import SequenceClassifier, make_classifier
-from lastblock.config import DEFAULT_MODEL, ModelConfig, Settings, TrainConfig
+from lastblock.config import (
+    DEFAULT_MODEL,
+    ClassWeight,
+    LabelForm,
+    ModelConfig,
+    Settings,
+    ThresholdRule,
+    TrainConfig,
+)
 from lastblock.data.examples import Label, Rows, check_texts
 from lastblock.data.split import holdout
-from lastblock.decision import Decision
+from lastblock.decision import UNSURE, Decision, with_thresholds
 from lastblock.decoder import catalog, hub, loading
 from lastblock.depth import Choice, choose_depth
 from lastblock.ensemble import add_probe
-from lastblock.errors import DataError
+from lastblock.errors import ConfigError, DataError
 from lastblock.explanation import Explanations
 from lastblock.inference import TextModel, encode, in_windows
 from lastblock.runtime import Progress, Silent, Stopwatch, seed_everything
+from lastblock.targets import Numbers, Targets, class_weights, read_targets, weigh
 from lastblock.tokenization.batching import TokenIds
 from lastblock.tokenization.tokenizer import Tokenizer
-from lastblock.training import Encoded, train_tail
+from lastblock.training import Encoded, start_at_shares, train_tail
 
 # With fewer training texts than this none are held out to choose the best epoch by: a handful
 # would say too little, and be missed.
@@ -68,6 +78,13 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             them; 0 for none. If None: LASTBLOCK_CACHE_SIZE, or 2.
         calibrate: whether probabilities are made as sure as they are right, by a temperature
             fitted on validation texts; ``predict`` says the same with and without.
+        class_weight: "balanced", or a dict of what classes count in training (of several labels,
+            of what having one counts, against not having it); a class that is not named counts 1.
+        threshold: from which probability on the second of two classes, or each of several labels,
+            is given: "f1", "precision=0.95", "recall=0.9" or "cost=FP:FN", chosen on validation
+            texts; or a number. None: the likelier class; of several labels "f1", or 0.5 where
+            there are too few validation texts to choose by.
+        abstain_below: say "unsure" where the label is less probable than this.
         random_state: seed of everything drawn at random.
 
     Attributes:
@@ -105,6 +122,9 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         weight_decay: float | None = None,
         cache_size: float | None = None,
         calibrate: bool | None = None,
+        class_weight: ClassWeight = None,
+        threshold: str | float | None = None,
+        abstain_below: float | None = None,
         random_state: int = 123,
     ) -> None:
         self.model = model
@@ -123,22 +143,26 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.weight_decay = weight_decay
         self.cache_size = cache_size
         self.calibrate = calibrate
+        self.class_weight = class_weight
+        self.threshold = threshold
+        self.abstain_below = abstain_below
         self.random_state = random_state
 
     def fit(
         self,
         X: Iterable[str],
-        y: Iterable[Label],
+        y: Iterable[Any],
         *,
         sample_weight: npt.ArrayLike | None = None,
-        validation: tuple[Sequence[str], Sequence[Label]] | None = None,
+        validation: tuple[Sequence[str], Sequence[Any]] | None = None,
         progress: Progress | None = None,
     ) -> TextClassifier:
         """Train on texts (n,) and labels (n,), strings or integers.
 
-        ``sample_weight`` (n,) says how much each text counts in the loss.
-        ``validation`` (texts, labels) chooses the best epoch and the temperature; without it, a
-        tenth of the texts is held out for that where there are enough.
+        Where a text may have several labels, or none, they are lists (n,), or a matrix
+        (n, n_classes) of zeros and ones. ``sample_weight`` (n,) says how much each text counts in
+        the loss. ``validation`` (texts, labels) chooses the best epoch, the temperature and the
+        thresholds; without it, a tenth of the texts is held out for that where there are enough.
 
         Raises:
             ConfigError: a setting is out of range or does not fit the decoder.
@@ -146,12 +170,15 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             DownloadError, WeightsError: the decoder cannot be had or read.
         """
         model_config, train_config = self._configs()
-        texts, labels = check_texts(X), _check_labels(y)
-        self.classes_, numbers = _number(texts, labels)
+        texts, targets = check_texts(X), read_targets(y)
+        self.classes_ = targets.classes
+        _check_learnable(texts, targets)
         progress, watch = progress or Silent(), Stopwatch()
         generator = seed_everything(self.random_state)
         weights = _check_weights(sample_weight, len(texts))
-        fit_on, held_out = self._parts(texts, labels, numbers, weights, validation)
+        fit_on, held_out = self._parts(texts, targets, weights, validation)
+        decision = Decision(labels=targets.form, abstain_below=self.abstain_below)
+        _check_decision(decision, train_config, targets.classes, held_out)
 
         with watch("weights"):
             files = hub.resolve(self.model, progress)
@@ -168,11 +195,13 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         )
         with watch("tokenize"):
             end = tokenizer.end_of_text
-            train = _parted(encode(encoded, settings, end, progress), fit_on, settings)
-            validate = None
+            train = _windowed(encode(encoded, settings, end, progress), fit_on, settings)
+            validate = judged = None
             if held_out is not None:
-                others = encode(tokenizer.encode_batch(held_out[0]), settings, end)
-                validate = _parted(others, held_out, settings)
+                judged = Encoded(
+                    encode(tokenizer.encode_batch(held_out[0]), settings, end), held_out[1]
+                )
+                validate = _windowed(judged.sequences, held_out, settings)
         computed: dict[bytes, Tensor] = {}
         tokens = 0
         self.choice_: dict[str, Any] | None = None
@@ -200,6 +229,8 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             everything = [*train.sequences, *(validate.sequences if validate else ())]
             store.fill(classifier, everything, progress, computed)
             store.tokens_computed += tokens
+        if decision.multilabel:
+            start_at_shares(classifier, train)
         self.initial_tail_ = classifier.tail_state()
         with watch("train"):
             if settings.train == "lora":
@@ -216,8 +247,9 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 )
                 progress.say(mixture.reason)
                 self.mixture_ = mixture.to_dict()
-            model = TextModel(tokenizer, classifier, self.classes_.tolist(), settings, store)
-            self.calibration_ = _calibrate(model, validate)
+            names = self.classes_.tolist()
+            model = TextModel(tokenizer, classifier, names, settings, store, decision)
+            self.calibration_ = _decide(model, judged, progress)
         self.model_, self.seconds_ = model, dict(watch.seconds)
         return self
 
@@ -231,14 +263,15 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             "trainable_blocks": settings.trainable_blocks,
             "dtype": settings.dtype,
         }
+        labels, weights = train.tensors()
         return choose_depth(
             decoder,
             train.sequences,
-            torch.from_numpy(train.labels),
+            labels,
             settings.trainable_blocks,
             open_store(facts, files, self.cache_size),
             progress,
-            None if train.weights is None else torch.from_numpy(train.weights),
+            weights,
         )
 
     def predict_proba(self, X: Iterable[str]) -> npt.NDArray[np.float64]:
@@ -246,11 +279,42 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self._check_fitted()
         return self.model_.predict_proba(check_texts(X))
 
-    def predict(self, X: Iterable[str]) -> npt.NDArray[Any]:
-        """The most probable label of each text, (n,)."""
+    def predict(self, X: Iterable[str]) -> npt.NDArray[Any] | list[list[Label]]:
+        """The label of each text, as it was given: the most probable one, or as thresholds say.
+
+        An array (n,); where a text may have several labels, a list of n lists, or the matrix
+        (n, n_classes), int64, of zeros and ones if they were given as one. "unsure" stands where
+        ``abstain_below`` has it so.
+        """
         probabilities = self.predict_proba(X)
-        labels: npt.NDArray[Any] = self.classes_[probabilities.argmax(axis=1)]
-        return labels
+        decision = self.model_.decision
+        chosen, unsure = decision.chosen(probabilities), decision.unsure(probabilities)
+        if decision.labels == "columns":
+            return chosen.astype(np.int64)
+        if decision.labels == "several":
+            pairs = zip(chosen, unsure, strict=True)
+            return [[UNSURE] if is_open else self.classes_[row].tolist() for row, is_open in pairs]
+        labels: npt.NDArray[Any] = self.classes_[chosen.argmax(axis=1)]
+        if decision.abstain_below is None:
+            return labels
+        return np.where(unsure, UNSURE, labels.astype(object))
+
+    def score(
+        self, X: Iterable[str], y: Iterable[Any], sample_weight: npt.ArrayLike | None = None
+    ) -> float:
+        """Share of texts whose label is right, or of several labels, all of them.
+
+        What ``abstain_below`` would leave open counts too.
+        """
+        chosen = self.model_.decision.chosen(self.predict_proba(X))
+        targets = read_targets(y).for_form(self.model_.decision.labels)
+        if targets.form == "one":
+            said = self.classes_[chosen.argmax(axis=1)]
+            return float(accuracy_score(targets.labels, said, sample_weight=sample_weight))
+        pairs = zip(targets.labels, chosen, strict=True)
+        right = [set(of) == set(self.classes_[row].tolist()) for of, row in pairs]
+        weights = None if sample_weight is None else np.asarray(sample_weight, dtype=np.float64)
+        return float(np.average(np.array(right, dtype=np.float64), weights=weights))
 
     def explain(self, X: Iterable[str], label: Label | None = None) -> Explanations:
         """Why each text has its label, or the probability of ``label`` if one is given.
@@ -270,6 +334,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         tags = super().__sklearn_tags__()
         tags.input_tags.string = tags.input_tags.one_d_array = True
         tags.input_tags.two_d_array = False
+        tags.classifier_tags.multi_label = True
         return tags
 
     def save(self, folder: str | Path) -> None:
@@ -303,6 +368,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             long_text=self.long_text,  # type: ignore[arg-type]
             dtype=self.dtype,  # type: ignore[arg-type]
         )
+        weight = self.class_weight
         train = TrainConfig(
             recipe=self.recipe,  # type: ignore[arg-type]
             seed=self.random_state,
@@ -311,45 +377,54 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             batch_size=self.batch_size,
             weight_decay=self.weight_decay,
             calibrate=self.calibrate,
+            # By name, as it is saved.
+            class_weight={str(k): w for k, w in weight.items()}
+            if isinstance(weight, Mapping)
+            else weight,
+            threshold=self.threshold,
+            abstain_below=self.abstain_below,
         )
         return model, train
 
     def _parts(
         self,
         texts: list[str],
-        labels: list[Label],
-        numbers: npt.NDArray[np.int64],
+        targets: Targets,
         weights: _Weights,
-        validation: tuple[Sequence[str], Sequence[Label]] | None,
+        validation: tuple[Sequence[str], Sequence[Any]] | None,
     ) -> tuple[_Part, _Part | None]:
         """The texts to train on and those to choose the best epoch by."""
-        everything = _part(texts, numbers, weights, np.arange(len(texts)))
+        numbers = targets.numbers(self.classes_.tolist())
+        kept, held = np.arange(len(texts)), None
+        if validation is None and len(texts) >= HOLDOUT_FROM:
+            kept, held = holdout(
+                texts, targets.labels, fraction=HOLDOUT_FRACTION, seed=self.random_state
+            )
+        rule, of_class = self.class_weight, None
+        if rule is not None:
+            of_class = class_weights(rule, numbers[kept], self.classes_.tolist())
+        train = _part(texts, numbers, weights, of_class, kept)
         if validation is not None:
-            held_out = check_texts(validation[0])
-            return everything, (held_out, self.number(validation[1], held_out), None)
-        if len(texts) < HOLDOUT_FROM:
-            return everything, None
-        rows = holdout(texts, labels, fraction=HOLDOUT_FRACTION, seed=self.random_state)
-        kept, held = (_part(texts, numbers, weights, some) for some in rows)
-        return kept, held
+            given = check_texts(validation[0])
+            their_numbers = self._number(validation[1], given, targets.form)
+            return train, _part(given, their_numbers, None, of_class, np.arange(len(given)))
+        return train, None if held is None else _part(texts, numbers, weights, of_class, held)
 
-    def number(self, labels: Iterable[Label], texts: Sequence[str]) -> npt.NDArray[np.int64]:
-        """Labels (n,) as indices into ``classes_``, int64.
+    def number(self, labels: Any, texts: Sequence[str]) -> Numbers:
+        """Labels as indices into ``classes_`` (n,); or of several a matrix (n, n_classes), bool.
 
         Raises:
-            DataError: a label was not there in training, or there is not one for each text.
+            DataError: a label was not there in training, or there is not one for each text; or
+                there are several labels a text, and this classifier gives one.
         """
-        given = _check_labels(labels)
-        if len(given) != len(texts):
-            raise DataError(f"{len(texts)} texts but {len(given)} labels; each text needs one")
-        number = {label: i for i, label in enumerate(self.classes_.tolist())}
-        for label in given:
-            if label not in number:
-                raise DataError(
-                    f"label {label!r} was not there in training; known: "
-                    + ", ".join(map(repr, list(number)[:20]))
-                )
-        return np.array([number[label] for label in given], dtype=np.int64)
+        self._check_fitted()
+        return self._number(labels, texts, self.model_.decision.labels)
+
+    def _number(self, labels: Any, texts: Sequence[str], form: LabelForm) -> Numbers:
+        targets = read_targets(labels).for_form(form)
+        if len(targets) != len(texts):
+            raise DataError(f"{len(texts)} texts but {len(targets)} labels; each text needs one")
+        return targets.numbers(self.classes_.tolist())
 
     def _check_fitted(self) -> None:
         if not hasattr(self, "model_"):
@@ -366,17 +441,80 @@ def _params(settings: Settings) -> dict[str, Any]:
     return {name: given[name] for name in TextClassifier._get_param_names() if name in given}
 
 
-def _calibrate(model: TextModel, validation: Encoded | None) -> Calibration:
-    """Fit the temperature, and put it into force where the settings say so."""
-    if validation is None or len(validation) < CALIBRATE_FROM:
-        return Calibration(None, 0 if validation is None else len(validation), applied=False)
-    temperature = fit_temperature(model.logits(validation.sequences), validation.labels)
+def _check_learnable(texts: Sequence[str], targets: Targets) -> None:
+    if len(texts) != len(targets):
+        raise DataError(f"{len(texts)} texts but {len(targets)} labels; each text needs one")
+    if not texts:
+        raise DataError("there are no texts to learn from")
+    if len(targets.classes) < 2:
+        classes = targets.classes.tolist()
+        raise DataError(f"there is one class only ({classes}); a classifier needs two")
+
+
+def _check_decision(
+    decision: Decision, train: TrainConfig, classes: npt.NDArray[Any], validation: _Part | None
+) -> None:
+    """Refuse, before anything is trained, what could not be decided afterwards."""
+    if train.threshold is not None:
+        if not decision.multilabel and len(classes) != 2:
+            raise ConfigError(
+                f"--threshold is for two classes, or several labels a text; of {len(classes)} "
+                "classes the most probable is given (see --abstain-below)"
+            )
+        held_out = 0 if validation is None else len(validation[0])
+        if ThresholdRule.parse(train.threshold).kind != "at" and held_out < CALIBRATE_FROM:
+            raise ConfigError(
+                f"--threshold {train.threshold} is chosen on validation texts, of which there are "
+                f"{held_out}; give {CALIBRATE_FROM} or more, or a number"
+            )
+    if decision.abstain_below is not None:
+        if decision.labels == "columns":
+            raise ConfigError("--abstain-below has no place in a matrix of zeros and ones")
+        if UNSURE in classes.tolist():
+            raise ConfigError(f"a class is called {UNSURE!r}; rename it to use --abstain-below")
+
+
+def _decide(model: TextModel, validation: Encoded | None, progress: Progress) -> Calibration:
+    """Fit the temperature and choose the thresholds, on validation texts alone."""
+    texts, rule = 0 if validation is None else len(validation), threshold_rule(model)
+    if rule is not None and rule.kind == "at":
+        model.decision = model.decision.at(rule.values[0], len(model.classes))
+    if validation is None or texts < CALIBRATE_FROM:
+        return Calibration(None, texts, applied=False)
+    logits, truth = model.logits(validation.sequences), validation.labels
+    temperature = fit_temperature(logits, truth)
     if model.settings.calibrate:
-        model.decision = Decision(temperature)
-    return Calibration(temperature, len(validation), applied=model.settings.calibrate)
+        model.decision = replace(model.decision, temperature=temperature)
+    if rule is not None:
+        said = model.decision.probabilities(logits)
+        model.decision = with_thresholds(model.decision, rule, truth, said)
+        progress.say(_reached(model, truth, said))
+    return Calibration(temperature, texts, applied=model.settings.calibrate)
 
 
-def _parted(sequences: Sequence[TokenIds], part: _Part, settings: Settings) -> Encoded:
+def threshold_rule(model: TextModel) -> ThresholdRule | None:
+    """What a model's thresholds are chosen for; None where there are none."""
+    rule = model.settings.threshold
+    if rule is None:
+        return ThresholdRule("f1") if model.decision.multilabel else None
+    return ThresholdRule.parse(rule)
+
+
+def _reached(model: TextModel, truth: Numbers, said: npt.NDArray[np.float64]) -> str:
+    """The thresholds, and what they reach on the validation texts, in a sentence."""
+    chosen = model.decision.chosen(said)
+    has = truth if truth.ndim == 2 else truth[:, None] == np.arange(len(model.classes))
+    if not model.decision.multilabel:
+        chosen, has = chosen[:, 1], has[:, 1]
+    right, given, true = (chosen & has).sum(), chosen.sum(), has.sum()
+    precision, recall = right / max(given, 1), right / max(true, 1)
+    return (
+        f"{model.decision.describe(model.class_names)}: precision {precision:.3f}, recall "
+        f"{recall:.3f} on the {len(truth):,} validation texts."
+    )
+
+
+def _windowed(sequences: Sequence[TokenIds], part: _Part, settings: Settings) -> Encoded:
     """A part as it is trained on; where long texts are read in windows, window by window.
 
     Each has its text's label; the windows of a text count together as much as another text.
@@ -385,7 +523,10 @@ def _parted(sequences: Sequence[TokenIds], part: _Part, settings: Settings) -> E
     if settings.long_text != "window":
         return Encoded(sequences, numbers, weights)
     parts, of = in_windows(sequences, settings)
-    shares = 1 / np.bincount(of)[of] * (1.0 if weights is None else weights[of])
+    shares = 1 / np.bincount(of)[of]
+    if numbers.ndim == 2:
+        shares = shares[:, None]
+    shares = shares * (1.0 if weights is None else weights[of])
     return Encoded(parts, numbers[of], shares / shares.mean())
 
 
@@ -396,15 +537,22 @@ def _trainable(classifier: SequenceClassifier) -> str:
 
 
 _Weights = npt.NDArray[np.float64] | None
-# Texts, class numbers (n,), and weights (n,) with a mean of 1, or None.
-_Part = tuple[list[str], npt.NDArray[np.int64], _Weights]
+# Texts, what is to be learnt of them, and what each counts for, or None, as ``Encoded`` has it.
+_Part = tuple[list[str], Numbers, _Weights]
 
 
-def _part(texts: list[str], numbers: npt.NDArray[np.int64], weights: _Weights, rows: Rows) -> _Part:
+def _part(
+    texts: list[str], numbers: Numbers, weights: _Weights, of_class: _Weights, rows: Rows
+) -> _Part:
+    """Some rows, with the weights (n,) of the texts and those of their classes multiplied."""
+    numbers = numbers[rows]
     if weights is not None:
-        weights = weights[rows]
+        weights = weights[rows] if numbers.ndim == 1 else weights[rows, None]
+    if of_class is not None:
+        weights = weigh(numbers, of_class) * (1.0 if weights is None else weights)
+    if weights is not None:
         weights = weights / (weights.mean() or 1.0)
-    return [texts[i] for i in rows], numbers[rows], weights
+    return [texts[i] for i in rows], numbers, weights
 
 
 def _check_weights(weights: npt.ArrayLike | None, n: int) -> _Weights:
@@ -419,36 +567,3 @@ def _check_weights(weights: npt.ArrayLike | None, n: int) -> _Weights:
     if not checked.any():
         raise DataError("sample_weight is zero for every text; nothing is left to learn from")
     return checked
-
-
-def _check_labels(labels: Iterable[Label]) -> list[Label]:
-    """Labels as plain Python values (numpy's own scalars become the values they hold)."""
-    if labels is None:
-        raise DataError("TextClassifier requires y to be passed, but the target y is None")
-    if hasattr(labels, "__array__"):
-        labels = column_or_1d(labels, warn=True)  # takes (n, 1), with a warning
-    given = [label.item() if isinstance(label, np.generic) else label for label in labels]
-    for i, label in enumerate(given):
-        whole = isinstance(label, float) and label.is_integer()  # as scikit-learn has it
-        if not (isinstance(label, str | int) or whole):
-            raise DataError(
-                f"label {i} is {label!r} of type {type(label).__name__}; labels must be strings "
-                "or whole numbers, nothing continuous"
-            )
-    return given
-
-
-def _number(
-    texts: list[str], labels: list[Label]
-) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
-    """Sorted classes (n_classes,) and each label's index in them (n,)."""
-    if len(texts) != len(labels):
-        raise DataError(f"{len(texts)} texts but {len(labels)} labels; each text needs one")
-    if not texts:
-        raise DataError("there are no texts to learn from")
-    if len({type(label) for label in labels}) > 1:
-        raise DataError("labels are of different types; give all as strings or all as integers")
-    classes, numbers = np.unique(np.asarray(labels), return_inverse=True)
-    if len(classes) < 2:
-        raise DataError(f"there is one class only ({classes.tolist()}); a classifier needs two")
-    return classes, numbers.astype(np.int64)

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from lastblock.errors import DataError
 
 MOST_POINTS = 400  # of all curves of a report together, or nearly
+RESAMPLES = 1000
 RELIABILITY_BINS = 15  # as in Guo et al. 2017
 
 Confusion = npt.NDArray[np.int64]
@@ -67,12 +68,49 @@ class History:
         return dataclasses.asdict(self)
 
 
+@dataclass(frozen=True)
+class LabelsEvaluation:
+    """How good predictions for ``n`` texts are that may have several labels each, or none.
+
+    ``accuracy`` is the share of texts all of whose labels are right, with Wilson's interval; the
+    other intervals are of 2.5 to 97.5 % of F1 scores when the texts are drawn again, with
+    replacement, 1,000 times (Efron's percentile bootstrap). ``micro_f1`` counts all labels
+    together; ``macro_f1`` and ``average_precision`` are means over labels; ``hamming_loss`` is the
+    share of wrong answers. ``loss`` is the mean binary cross-entropy in nats, ``ece`` and ``brier``
+    are over all texts and labels too. ``labels_per_text``: as they are, and as given.
+    """
+
+    n: int
+    accuracy: float
+    accuracy_ci95: tuple[float, float]
+    micro_f1: float
+    micro_f1_ci95: tuple[float, float]
+    macro_f1: float
+    macro_f1_ci95: tuple[float, float]
+    average_precision: float
+    hamming_loss: float
+    loss: float
+    ece: float
+    brier: float
+    labels_per_text: dict[str, float]
+    per_class: dict[str, dict[str, float]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same, made of what JSON can hold."""
+        found = dataclasses.asdict(self)
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in found.items()}
+
+
 def evaluate(
-    labels: npt.ArrayLike, probabilities: npt.ArrayLike, class_names: Sequence[str]
+    labels: npt.ArrayLike,
+    probabilities: npt.ArrayLike,
+    class_names: Sequence[str],
+    predicted: npt.NDArray[np.integer] | None = None,
 ) -> Evaluation:
     """Score ``probabilities`` (n, k), whose columns are ``class_names``, against labels (n,).
 
-    The prediction is the most probable class, the first of equals. Every class counts in the
+    The prediction is the most probable class, the first of equals, unless it is given: class
+    numbers (n,), by a threshold. Every class counts in the
     macro F1, as in scikit-learn with ``labels=range(k), zero_division=0``.
 
     Raises:
@@ -81,7 +119,9 @@ def evaluate(
     truth = np.asarray(labels)
     likelihood = np.asarray(probabilities, dtype=np.float64)
     _check(truth, likelihood, class_names)
-    confusion = confusion_matrix(truth, likelihood.argmax(axis=1), len(class_names))
+    if predicted is None:
+        predicted = likelihood.argmax(axis=1)
+    confusion = confusion_matrix(truth, predicted, len(class_names))
     precision, recall, f1 = precision_recall_f1(confusion)
     right = int(np.trace(confusion))
     columns = zip(class_names, precision, recall, f1, confusion.sum(axis=1), strict=True)
@@ -103,6 +143,96 @@ def evaluate(
             for name, p, r, f, n in columns
         },
     )
+
+
+def evaluate_labels(
+    truth: Events,
+    probabilities: npt.NDArray[np.float64],
+    class_names: Sequence[str],
+    chosen: Events,
+) -> LabelsEvaluation:
+    """Score labels ``chosen`` by ``probabilities`` against the truth; all of shape (n, k).
+
+    As in scikit-learn with ``zero_division=0``: a ratio that has nothing below its line is 0.
+
+    Raises:
+        DataError: no examples, or shapes that do not belong together.
+    """
+    if not len(truth):
+        raise DataError("there are no examples to evaluate; give at least one")
+    if not truth.shape == probabilities.shape == chosen.shape == (len(truth), len(class_names)):
+        raise DataError(
+            f"truth {truth.shape}, probabilities {probabilities.shape} and labels {chosen.shape} "
+            f"must have a row for each text and a column for each of {len(class_names)} labels"
+        )
+    right = truth & chosen
+    counts = [each.sum(axis=0) for each in (right, chosen, truth)]
+    precision, recall = _ratio(counts[0], counts[1]), _ratio(counts[0], counts[2])
+    f1 = _ratio(2 * counts[0], counts[1] + counts[2])
+    average = [
+        operating_points(t, p).average_precision
+        for t, p in zip(truth.T, probabilities.T, strict=True)
+    ]
+    all_right = int((truth == chosen).all(axis=1).sum())
+    micro, macro = _f1_intervals(right, chosen, truth)
+    columns = zip(class_names, precision, recall, f1, average, counts[2], strict=True)
+    return LabelsEvaluation(
+        n=len(truth),
+        accuracy=all_right / len(truth),
+        accuracy_ci95=wilson_interval(all_right, len(truth)),
+        micro_f1=float(_micro_macro(*counts)[0]),
+        micro_f1_ci95=micro,
+        macro_f1=float(f1.mean()),
+        macro_f1_ci95=macro,
+        average_precision=float(np.mean(average)),
+        hamming_loss=float((truth != chosen).mean()),
+        **calibration_scores(truth, probabilities),
+        labels_per_text={
+            "true": float(counts[2].sum() / len(truth)),
+            "given": float(counts[1].sum() / len(truth)),
+        },
+        per_class={
+            str(name): {
+                "precision": float(p),
+                "recall": float(r),
+                "f1": float(f),
+                "average_precision": float(a),
+                "support": int(n),
+            }
+            for name, p, r, f, a, n in columns
+        },
+    )
+
+
+def _f1_intervals(
+    right: Events, chosen: Events, truth: Events
+) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Bootstrap intervals of micro and macro F1, from which labels (n, k) are right, given, true.
+
+    Efron, "Nonparametric standard errors and confidence intervals" (1981).
+    """
+    n, k = truth.shape
+    rng = np.random.default_rng(0)
+    each = np.hstack([right, chosen, truth]).astype(np.float32)  # (n, 3 k)
+    scores = []
+    for _ in range(RESAMPLES // 50):
+        drawn = rng.integers(0, n, size=(50, n)) + n * np.arange(50)[:, None]
+        times = np.bincount(drawn.ravel(), minlength=50 * n).reshape(50, n)
+        counts = (times.astype(np.float32) @ each).reshape(50, 3, k)
+        scores.append(_micro_macro(*np.moveaxis(counts, 1, 0)))
+    low, high = np.quantile(np.concatenate(scores, axis=1), [0.025, 0.975], axis=1)
+    return (float(low[0]), float(high[0])), (float(low[1]), float(high[1]))
+
+
+def _micro_macro(
+    right: npt.NDArray[Any], chosen: npt.NDArray[Any], truth: npt.NDArray[Any]
+) -> npt.NDArray[np.float64]:
+    """Micro and macro F1, (2, ...), from counts (..., k)."""
+    below = chosen + truth
+    f1 = np.divide(2 * right, below, out=np.zeros(right.shape), where=below > 0)
+    total = below.sum(axis=-1)
+    micro = np.divide(2 * right.sum(axis=-1), total, out=np.zeros(total.shape), where=total > 0)
+    return np.stack([micro, f1.mean(axis=-1)])
 
 
 def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -168,6 +298,19 @@ def most_probable(
     return probabilities.argmax(axis=1) == labels, probabilities.max(axis=1)
 
 
+def events(
+    labels: npt.NDArray[Any], probabilities: npt.NDArray[np.float64]
+) -> tuple[Events, npt.NDArray[np.float64]]:
+    """What is said to be probable, as (happened, probability), (m,) each.
+
+    Of class numbers (n,): that the most probable class is the true one, n times. Of several labels
+    (n, k): that a text has a label, n k times.
+    """
+    if labels.ndim == 2:
+        return labels.ravel(), probabilities.ravel()
+    return most_probable(labels, probabilities)
+
+
 def reliability(
     happened: Events, probability: npt.NDArray[np.float64], bins: int = RELIABILITY_BINS
 ) -> list[dict[str, Any]]:
@@ -222,13 +365,23 @@ def brier_score(truth: Events, probabilities: npt.NDArray[np.float64]) -> float:
 
 
 def calibration_scores(
-    labels: npt.NDArray[np.integer], probabilities: npt.NDArray[np.float64]
+    labels: npt.NDArray[Any], probabilities: npt.NDArray[np.float64]
 ) -> dict[str, float]:
-    """How well probabilities (n, k) are calibrated: ece, brier and loss."""
-    k = probabilities.shape[1]
+    """How well probabilities (n, k) are calibrated: ece, brier and loss.
+
+    Labels are class numbers (n,); or which labels each text has (n, k), and then brier and loss
+    are means over texts and labels.
+    """
+    ece = expected_calibration_error(*events(labels, probabilities))
+    if labels.ndim == 2:
+        likelihood = np.where(labels, probabilities, 1 - probabilities)
+        brier = float(np.square(1 - likelihood).mean())
+        loss = 0.0 - float(np.log(likelihood.clip(np.finfo(np.float64).eps, 1)).mean())
+        return {"ece": ece, "brier": brier, "loss": loss}
+    one_hot = labels[:, None] == np.arange(probabilities.shape[1])
     return {
-        "ece": expected_calibration_error(*most_probable(labels, probabilities)),
-        "brier": brier_score(np.eye(k, dtype=np.bool_)[labels], probabilities),
+        "ece": ece,
+        "brier": brier_score(one_hot, probabilities),
         "loss": negative_log_likelihood(labels, probabilities),
     }
 

@@ -195,12 +195,15 @@ class Plan:
         gains = np.diff(values[self._visited], axis=1)  # (orders, n), as the pieces join
         return np.take_along_axis(gains, self._places, axis=1).mean(axis=0)
 
-    def explain(self, probabilities: Probabilities, number: int, label: Any) -> Explanation:
+    def explain(
+        self, probabilities: Probabilities, number: int, label: Any, *, several: bool = False
+    ) -> Explanation:
         """The explanation of class ``number``, called ``label``.
 
-        ``probabilities`` (sets, n_classes) are those of the sets in ``kept``.
+        ``probabilities`` (sets, n_classes) are those of the sets in ``kept``; where a text may
+        have ``several`` labels, each is one for itself.
         """
-        values = log_odds(probabilities, number)
+        values = log_odds(probabilities, number, several=several)
         nothing, everything = self._visited[0, 0], self.everything
         pieces = zip(self.pieces, self.contributions(values), strict=True)
         return Explanation(
@@ -239,14 +242,18 @@ def make_plan(
     return Plan(text, pieces, piece_of, orders)
 
 
-def log_odds(probabilities: Probabilities, number: int) -> npt.NDArray[np.float64]:
-    """log(p / (1 - p)) of one class, (n,), from probabilities (n, n_classes) that add up to 1.
+def log_odds(
+    probabilities: Probabilities, number: int, *, several: bool = False
+) -> npt.NDArray[np.float64]:
+    """log(p / (1 - p)) of one class, (n,), from probabilities (n, n_classes).
 
-    1 - p is the sum of the others, which keeps its digits where p is almost 1.
+    Of classes whose probabilities add up to 1, 1 - p is the sum of the others, which keeps its
+    digits where p is almost 1; of ``several`` labels a text they do not add up.
     """
     tiny = np.finfo(np.float64).tiny
-    others = np.delete(probabilities, number, axis=1).sum(axis=1)
-    return np.log(np.maximum(probabilities[:, number], tiny)) - np.log(np.maximum(others, tiny))
+    p = probabilities[:, number]
+    others = 1 - p if several else np.delete(probabilities, number, axis=1).sum(axis=1)
+    return np.log(np.maximum(p, tiny)) - np.log(np.maximum(others, tiny))
 
 
 def _pieces(text: str, spans: Sequence[Span]) -> tuple[list[Span], npt.NDArray[np.int64]]:

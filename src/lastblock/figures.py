@@ -58,8 +58,11 @@ def draw(report: Facts, part: str) -> Iterator[tuple[str, Figure]]:
     if curves := report.get("curves"):
         shown = worst_classes(curves, scores["per_class"], report["data"]["classes"])
         yield "precision_recall", precision_recall({name: curves[name] for name in shown})
-        if len(curves) == 2 or scores.get("labels"):
-            yield "thresholds", thresholds(curves[shown[0]]["points"], shown[0])
+        if len(curves) == 2 and "confusion" in scores:
+            # The line that is drawn is drawn for the second class.
+            chosen = report.get("decision", {}).get("thresholds")
+            name = list(curves)[1] if chosen else shown[0]
+            yield "thresholds", thresholds(curves[name]["points"], name, chosen and chosen[0])
     if covered := report.get("coverage"):
         yield "coverage", coverage(covered["points"], scores["n"])
 
@@ -236,13 +239,15 @@ def precision_recall(curves: Facts) -> Figure:
     return figure
 
 
-def thresholds(points: Sequence[Facts], name: str) -> Figure:
+def thresholds(points: Sequence[Facts], name: str, chosen: float | None = None) -> Figure:
     """Precision, recall and F1 of a class, by the probability from which on it is said."""
     figure, axes = _empty(square=True)
     x = [p["threshold"] for p in points]
     for (colour, dashes), what in zip(_LOOKS, ("precision", "recall", "f1"), strict=False):
         y = [p[what] for p in points]
         axes.plot(x, y, dashes, color=colour, label="F1" if what == "f1" else what)
+    if chosen is not None:
+        axes.axvline(chosen, color=INK, linewidth=1, label=f"chosen: {chosen:.3g}")
     axes.set(xlim=(-0.01, 1.01), ylim=(-0.02, 1.02))
     short = name if len(name) <= 22 else name[:21] + "…"
     axes.set_xlabel(f"probability from which on it says {short}", parse_math=False)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +20,18 @@ import numpy.typing as npt
 
 from lastblock import checkpoint, tracking
 from lastblock.baseline import fit_baseline
-from lastblock.calibration import Calibration
-from lastblock.config import DataConfig, ReadOptions, RunConfig
+from lastblock.config import NO_SEPARATOR, DataConfig, ReadOptions, RunConfig
 from lastblock.crossvalidation import out_of_fold, repeat, spread
 from lastblock.data.balance import undersample
 from lastblock.data.catalog import load_examples
-from lastblock.data.examples import Examples, Label, Split
+from lastblock.data.examples import Examples, Split
 from lastblock.data.inspection import (
     check_trainable,
     count_shared,
     inspect,
     normalise,
 )
+from lastblock.data.label_sets import known_separator
 from lastblock.data.near_duplicates import near_duplicate_groups
 from lastblock.data.split import (
     hash_split,
@@ -44,39 +44,38 @@ from lastblock.data.split import (
 )
 from lastblock.data.survey import survey
 from lastblock.data.table import listed
-from lastblock.decision import Decision
+from lastblock.decision import Decision, with_thresholds
 from lastblock.errors import ConfigError
-from lastblock.estimator import TextClassifier
-from lastblock.evaluation import (
-    calibration_scores,
-    curves,
-    evaluate,
-    most_probable,
-    operating_points,
-    reliability,
-)
+from lastblock.estimator import TextClassifier, threshold_rule
+from lastblock.evaluation import events, operating_points
 from lastblock.inference import TextModel
+from lastblock.judging import (
+    MOST_MISTAKES,
+    draw_curves,
+    judge,
+    judge_calibration,
+    surest_mistakes,
+)
 from lastblock.recipe import DATA_RULES, DataRules
 from lastblock.report import write_report
 from lastblock.runtime import Progress, Silent, Stopwatch
+from lastblock.targets import Numbers
 
 # Shares of a file that each part gets: the book's, in both recipes.
 FRACTIONS = {"train": 0.7, "validation": 0.1, "test": 0.2}
 
-MOST_MISTAKES = 20
 PREDICTIONS, OUT_OF_FOLD = "predictions.csv", "out-of-fold.csv"
 # Mistakes that are explained word by word, and the tokens that each explanation may read.
 MOST_EXPLAINED, EXPLAIN_TOKENS = 6, 1_024
-# A label is doubted from this probability of another class on.
+# A label is doubted from this probability of another answer on.
 DOUBT_FROM = 0.9
 MOST_COVERAGE_POINTS = 100
 _DEFAULTS = ReadOptions()
 
 Probabilities = npt.NDArray[np.float64]
-Numbers = npt.NDArray[np.int64]
 Parts = dict[str, Examples]  # "train", "validation", "test", in this order
-# Examples, the part or the fold that each stands in, and what was said of them.
-Judged = tuple[Examples, Sequence[object], Probabilities]
+# Examples, the part or the fold that each stands in, and what was said and chosen for them.
+Judged = tuple[Examples, Sequence[object], Probabilities, npt.NDArray[np.bool_]]
 
 
 @dataclass(frozen=True)
@@ -135,8 +134,11 @@ def finetune(config: RunConfig, progress: Progress | None = None) -> FinetuneRes
             checkpoint.write(classifier.model_, folder)
             record = json.dumps(split_record(parts, examples.source))
             (folder / "split.json").write_text(record, encoding="utf-8")
-            names = classifier.model_.class_names
-            judged = [(parts[part], [part] * len(of), of) for part, of in said.items()]
+            names, decision = classifier.model_.class_names, classifier.model_.decision
+            judged = [
+                (parts[part], [part] * len(of), of, decision.chosen(of))
+                for part, of in said.items()
+            ]
             _write_predictions(folder / PREDICTIONS, "part", judged, names)
             if out is not None:
                 _write_predictions(folder / OUT_OF_FOLD, "fold", *out)
@@ -176,7 +178,13 @@ def read(data: DataConfig, progress: Progress) -> tuple[Examples, dict[str, Any]
 def split(examples: Examples, config: RunConfig, rules: DataRules, progress: Progress) -> Parts:
     """BALANCE and SPLIT: train, validation and test, from one file or the files given."""
     seed = config.train.seed
-    if _balance(config, rules) == "undersample":
+    balance = _balance(config, rules)
+    if balance == "undersample" and examples.separator is not None:
+        raise ConfigError(
+            "classes cannot be balanced where a text may have several (--balance undersample, "
+            "and the book's recipe); use --class-weight balanced, or --label-separator none"
+        )
+    if balance == "undersample":
         examples = examples.take(undersample(examples.labels, seed=seed))
         progress.say(
             f"balanced before the split: {len(examples):,} rows, the same number from every "
@@ -185,7 +193,7 @@ def split(examples: Examples, config: RunConfig, rules: DataRules, progress: Pro
     parts = _draw(examples, config.data, rules, seed, progress)
     sizes = " / ".join(f"{len(part):,}" for part in parts.values())
     progress.say(f"split into train / validation / test: {sizes}")
-    untested = sorted({*map(str, parts["train"].labels)} - {*map(str, parts["test"].labels)})
+    untested = sorted(_names(parts["train"]) - _names(parts["test"]))
     if untested:
         progress.say(
             f"warning: not in the test part, so not scored: {listed(untested)}; their texts are "
@@ -194,8 +202,13 @@ def split(examples: Examples, config: RunConfig, rules: DataRules, progress: Pro
     return parts
 
 
-def _load_part(path: str, data: DataConfig, progress: Progress) -> Examples:
-    """A validation or test file, read like DATA, with what there is to say about it."""
+def _names(examples: Examples) -> set[str]:
+    return {str(label) for of in examples.label_sets for label in of}
+
+
+def _load_part(path: str, data: DataConfig, like: Examples, progress: Progress) -> Examples:
+    """A validation or test file, read ``like`` DATA, with what there is to say about it."""
+    data = replace(data, label_separator=like.separator or NO_SEPARATOR)
     part = load_examples(
         path,
         text_column=data.text_column,
@@ -212,7 +225,7 @@ def _draw(
     examples: Examples, data: DataConfig, rules: DataRules, seed: int, progress: Progress
 ) -> Parts:
     given = {
-        name: _load_part(path, data, progress)
+        name: _load_part(path, data, examples, progress)
         for name, path in (("validation", data.validation), ("test", data.test))
         if path is not None
     }
@@ -225,7 +238,7 @@ def _draw(
         fraction = FRACTIONS[missing] / (1 - sum(FRACTIONS[name] for name in given))
         kept, held = holdout(
             examples.texts,
-            examples.labels,
+            examples.targets,
             fraction=fraction,
             seed=seed,
             groups=groups_of(examples, data, rules),
@@ -250,7 +263,7 @@ def _split_rows(examples: Examples, data: DataConfig, rules: DataRules, seed: in
     if rules.keep_together or data.split == "stratified":
         groups = groups_of(examples, data, rules)
         return stratified_split(
-            examples.texts, examples.labels, fractions=fractions, seed=seed, groups=groups
+            examples.texts, examples.targets, fractions=fractions, seed=seed, groups=groups
         )
     return shuffled_split(len(examples), seed=seed)
 
@@ -329,6 +342,9 @@ def make_classifier(config: RunConfig) -> TextClassifier:
         weight_decay=train.weight_decay,
         cache_size=config.cache_size,
         calibrate=train.calibrate,
+        class_weight=train.class_weight,
+        threshold=train.threshold,
+        abstain_below=train.abstain_below,
         random_state=train.seed,
     )
 
@@ -339,12 +355,16 @@ def _fit(config: RunConfig, parts: Parts, progress: Progress) -> TextClassifier:
     )
 
 
-def _columns(examples: Examples) -> tuple[list[str], list[Label]]:
-    return examples.texts, examples.labels
+def _columns(examples: Examples) -> tuple[list[str], Sequence[Any]]:
+    return examples.texts, examples.targets
 
 
-def _validation(parts: Parts) -> tuple[list[str], list[Label]] | None:
+def _validation(parts: Parts) -> tuple[list[str], Sequence[Any]] | None:
     return _columns(parts["validation"]) if len(parts["validation"]) else None
+
+
+def _numbers(classifier: TextClassifier, examples: Examples) -> Numbers:
+    return classifier.number(examples.targets, examples.texts)
 
 
 def _scores(
@@ -356,105 +376,81 @@ def _scores(
         encoded = {name: model.encode(part.texts) for name, part in parts.items() if len(part)}
     with watch("activations"):
         model.prepare(encoded.get("test", []), progress)
-    numbers = {name: classifier.number(parts[name].labels, parts[name].texts) for name in encoded}
-
-    names = model.class_names
-
-    def judge(said: dict[str, Probabilities]) -> dict[str, Any]:
-        return {n: evaluate(numbers[n], said[n], names).to_dict() for n in encoded}
+    truth = {name: _numbers(classifier, parts[name]) for name in encoded}
+    names, decision = model.class_names, model.decision
 
     def logits() -> dict[str, Probabilities]:
         return {name: model.logits(ids) for name, ids in encoded.items()}
 
+    def judge_all(decision: Decision, said: dict[str, Probabilities]) -> dict[str, Any]:
+        return {name: judge(decision, truth[name], said[name], names) for name in encoded}
+
     with watch("evaluate"):
         trained = model.classifier.tail_state()
         model.classifier.load_tail_state(classifier.initial_tail_)
-        before = judge({name: Decision().probabilities(z) for name, z in logits().items()})
+        untrained = Decision(labels=decision.labels)
+        before = {name: untrained.probabilities(z) for name, z in logits().items()}
         model.classifier.load_tail_state(trained)
         after = logits()
-        said = {name: model.decision.probabilities(z) for name, z in after.items()}
-        scores: dict[str, Any] = {"splits": judge(said), "before_training": before}
-        scores["calibration"] = _calibration(classifier.calibration_, numbers, after)
+        said = {name: decision.probabilities(z) for name, z in after.items()}
+        scores: dict[str, Any] = {
+            "splits": judge_all(decision, said),
+            "before_training": judge_all(untrained, before),
+            "calibration": judge_calibration(decision, classifier.calibration_, truth, after),
+            "decision": {**decision.to_dict(), "says": decision.describe(names)},
+        }
         if "test" in said:
-            truth = numbers["test"][:, None] == np.arange(len(names))
-            scores["curves"] = curves(truth, said["test"], names)
-            surest = operating_points(*most_probable(numbers["test"], said["test"]))
-            scores["coverage"] = {"points": surest.to_list(MOST_COVERAGE_POINTS)}
-            mistakes = _mistakes(parts["test"].texts, numbers["test"], said["test"], names)
+            of_test = truth["test"], said["test"], names
+            scores["curves"] = draw_curves(*of_test)
+            if not decision.multilabel:
+                surest = operating_points(*events(truth["test"], said["test"]))
+                scores["coverage"] = {"points": surest.to_list(MOST_COVERAGE_POINTS)}
+            mistakes = surest_mistakes(decision, parts["test"].texts, *of_test)
             scores["mistakes"] = [
                 *(_explained(model, mistake) for mistake in mistakes[:MOST_EXPLAINED]),
                 *mistakes[MOST_EXPLAINED:],
             ]
-        scores["suspects"] = _suspects(parts, numbers, said, names)
+        scores["suspects"] = _suspects(decision, parts, truth, said, names)
     return scores, said
 
 
-def _calibration(
-    found: Calibration, numbers: dict[str, Numbers], logits: dict[str, Probabilities]
-) -> dict[str, Any]:
-    """The temperature, and what it does to the probabilities of each part."""
-    report: dict[str, Any] = {**vars(found), "splits": {}, "reliability": {}}
-    for part, labels in numbers.items():
-        ways = {"before": Decision(), "after": Decision(found.temperature or 1.0)}
-        said = {when: way.probabilities(logits[part]) for when, way in ways.items()}
-        report["splits"][part] = {when: calibration_scores(labels, p) for when, p in said.items()}
-        report["reliability"][part] = {
-            when: reliability(*most_probable(labels, p)) for when, p in said.items()
-        }
-    return report
-
-
-def _mistakes(
-    texts: Sequence[str], truth: Numbers, said: Probabilities, names: Sequence[str]
-) -> list[dict[str, Any]]:
-    """The texts it is surest and wrong about, surest first."""
-    predicted, sureness = said.argmax(axis=1), said.max(axis=1)
-    wrong = np.flatnonzero(predicted != truth)
-    surest = wrong[np.argsort(-sureness[wrong], kind="stable")][:MOST_MISTAKES]
-    return [
-        {
-            "text": texts[i],
-            "true": names[truth[i]],
-            "predicted": names[predicted[i]],
-            "probability": float(sureness[i]),
-        }
-        for i in surest
-    ]
-
-
 def _explained(model: TextModel, mistake: dict[str, Any]) -> dict[str, Any]:
-    """A mistake, and what each of its words added to the log-odds of what it was taken for."""
-    found = model.explain(mistake["text"], mistake["predicted"], budget=EXPLAIN_TOKENS)
+    """A mistake, and what each of its words added to the log-odds of what was got wrong."""
+    label = mistake.get("label", mistake["predicted"])
+    found = model.explain(mistake["text"], label, budget=EXPLAIN_TOKENS)
     return {**mistake, "words": [asdict(word) for word in found.words]}
 
 
 def _suspects(
-    parts: Parts, numbers: dict[str, Numbers], said: dict[str, Probabilities], names: Sequence[str]
+    decision: Decision,
+    parts: Parts,
+    truth: dict[str, Numbers],
+    said: dict[str, Probabilities],
+    names: Sequence[str],
 ) -> list[dict[str, Any]]:
     """Texts of the training and validation parts whose labels the model surely disagrees with."""
     found = [
         {"part": part, **mistake}
         for part in ("train", "validation")
         if part in said
-        for mistake in _mistakes(parts[part].texts, numbers[part], said[part], names)
-        if mistake["probability"] >= DOUBT_FROM
+        for mistake in surest_mistakes(decision, parts[part].texts, truth[part], said[part], names)
     ]
-    return sorted(found, key=lambda each: -each["probability"])[:MOST_MISTAKES]
+    sure = [each for each in found if each["probability"] >= DOUBT_FROM]
+    return sorted(sure, key=lambda each: -each["probability"])[:MOST_MISTAKES]
 
 
 def _baseline_scores(classifier: TextClassifier, parts: Parts, seed: int) -> dict[str, Any]:
-    """What TF-IDF and logistic regression reach on the same split."""
-    train, names = parts["train"], classifier.model_.class_names
-    numbers = classifier.number(train.labels, train.texts)
-    baseline = fit_baseline(train.texts, numbers, len(names), seed)
-    scores = {}
-    for part in ("validation", "test"):
-        examples = parts[part]
-        if len(examples):
-            truth = classifier.number(examples.labels, examples.texts)
-            probabilities = baseline.predict_proba(examples.texts)
-            scores[part] = evaluate(truth, probabilities, names).to_dict()
-    return scores
+    """What TF-IDF and logistic regression reach on the same split, by the same rule."""
+    model, train = classifier.model_, parts["train"]
+    names = model.class_names
+    baseline = fit_baseline(train.texts, _numbers(classifier, train), len(names), seed)
+    held_out = {name: parts[name] for name in ("validation", "test") if len(parts[name])}
+    truth = {name: _numbers(classifier, part) for name, part in held_out.items()}
+    said = {name: baseline.predict_proba(part.texts) for name, part in held_out.items()}
+    decision, rule = replace(model.decision, temperature=1.0), threshold_rule(model)
+    if rule is not None and decision.thresholds is not None and "validation" in held_out:
+        decision = with_thresholds(decision, rule, truth["validation"], said["validation"])
+    return {name: judge(decision, truth[name], said[name], names) for name in held_out}
 
 
 def _folds(
@@ -478,10 +474,10 @@ def _folds(
         groups=groups_of(examples, config.data, DATA_RULES[config.train.recipe]),
         progress=progress,
     )
-    metrics = spread(found.scores(examples.labels), test_share=1 / (n - 1))
+    metrics = spread(found.scores, test_share=1 / (n - 1))
     scores = {"n": n, "rows": len(examples), "predictions": OUT_OF_FOLD, "metrics": metrics}
-    judged = (examples, found.fold.tolist(), found.probabilities)
-    return {"folds": scores}, ([judged], [str(name) for name in found.classes.tolist()])
+    judged = (examples, found.fold.tolist(), found.probabilities, found.chosen)
+    return {"folds": scores}, ([judged], found.class_names)
 
 
 def _seeds(
@@ -514,12 +510,13 @@ def _write_predictions(path: Path, by: str, judged: Iterable[Judged], names: Seq
 
     All digits, so that every score can be computed again.
     """
+    known = np.array(names, dtype=object)
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         head = ["row", by, "label", "predicted"]
         writer.writerow([*head, *(f"probability_{name}" for name in names)])
-        for examples, groups, said in judged:
-            predicted = [names[best] for best in said.argmax(axis=1)]
+        for examples, groups, said, chosen in judged:
+            predicted = [(examples.separator or "").join(known[row]) for row in chosen]
             columns = (examples.row_ids().tolist(), groups, examples.labels, predicted)
             for *row, probabilities in zip(*columns, said.tolist(), strict=True):
                 writer.writerow([*row, *probabilities])
@@ -546,11 +543,15 @@ def evaluate_file(
     )
     for note in examples.notes:
         progress.say(note)
-    numbers = classifier.number(examples.labels, examples.texts)
     model = classifier.model_
+    separator = None
+    if model.decision.multilabel:
+        separator = examples.separator or known_separator(examples.labels, model.class_names)
+    truth = _numbers(classifier, replace(examples, separator=separator))
     probabilities = model.predict_proba(examples.texts, progress)
-    scores = evaluate(numbers, probabilities, model.class_names).to_dict()
-    return {**scores, "classes": model.class_names}
+    scores = judge(model.decision, truth, probabilities, model.class_names)
+    says = model.decision.describe(model.class_names)
+    return {**scores, "classes": model.class_names, "decision": says}
 
 
 def _balance(config: RunConfig, rules: DataRules) -> str:

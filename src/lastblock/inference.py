@@ -15,12 +15,29 @@ from lastblock.activations import ActivationStore, run_tail
 from lastblock.classifier import SequenceClassifier
 from lastblock.config import Settings
 from lastblock.data.examples import Label
-from lastblock.decision import Decision
+from lastblock.decision import UNSURE, Decision
 from lastblock.errors import ConfigError
 from lastblock.explanation import MOST_PAIRS, TOKEN_BUDGET, Explanation, Plan, make_plan
 from lastblock.runtime import Progress
 from lastblock.tokenization.batching import TokenIds, head_and_tail, windows
 from lastblock.tokenization.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The labels that a text is given, the likeliest first; none where it is ``unsure``.
+
+    ``probability`` is the first label's; where none is given, the likeliest class's.
+    """
+
+    labels: list[Label]
+    probability: float
+    unsure: bool
+
+    @property
+    def label(self) -> Label | None:
+        """The likeliest label given; "unsure"; or None where a text may have none, and has none."""
+        return UNSURE if self.unsure else next(iter(self.labels), None)
 
 
 @dataclass
@@ -66,6 +83,16 @@ class TextModel:
         """The same, from token ids."""
         return self.decision.probabilities(self.logits(sequences, progress))
 
+    def answers(self, probabilities: npt.NDArray[np.float64]) -> list[Answer]:
+        """What is said of each text, from its probabilities (n, n_classes)."""
+        unsure, chosen = self.decision.unsure(probabilities), self.decision.chosen(probabilities)
+        answers = []
+        for row, given, is_unsure in zip(probabilities, chosen, unsure, strict=True):
+            numbers = [] if is_unsure else sorted(np.flatnonzero(given), key=lambda i: -row[i])
+            probability = float(row[numbers[0] if numbers else row.argmax()])
+            answers.append(Answer([self.classes[i] for i in numbers], probability, bool(is_unsure)))
+        return answers
+
     def prepare(self, sequences: Sequence[TokenIds], progress: Progress | None = None) -> None:
         """Put the activations of these texts into the store, as ``logits`` will ask for them."""
         if self.settings.long_text == "window":
@@ -92,8 +119,8 @@ class TextModel:
     ) -> Explanation:
         """What each token and word of a text adds to the log-odds of ``label``.
 
-        The likeliest class is explained if none is given. About ``budget`` tokens are read; what
-        ``explanation`` says of its method holds.
+        The label that the text is given is explained if none is named, the likeliest of several.
+        About ``budget`` tokens are read; what ``explanation`` says of its method holds.
 
         Raises:
             ConfigError: there is no such class.
@@ -103,8 +130,18 @@ class TextModel:
         plan, sequences = self.plan_explanation(text, budget=budget)
         probabilities = self.probabilities(sequences)
         if number is None:
-            number = int(probabilities[plan.everything].argmax())
-        return plan.explain(probabilities, number, self.classes[number])
+            number = self.foremost(probabilities[plan.everything])
+        return plan.explain(
+            probabilities, number, self.classes[number], several=self.decision.multilabel
+        )
+
+    def foremost(self, probabilities: npt.NDArray[np.float64]) -> int:
+        """The column of the likeliest label that a text is given, or else of the likeliest class.
+
+        ``probabilities`` (n_classes,) are the text's.
+        """
+        chosen = self.decision.chosen(probabilities[None])[0]
+        return int(np.where(chosen, probabilities + 1, probabilities).argmax())
 
     def plan_explanation(
         self, text: str, *, budget: int = TOKEN_BUDGET, most_pairs: int = MOST_PAIRS

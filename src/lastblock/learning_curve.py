@@ -10,14 +10,14 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from lastblock.baseline import fit_baseline
-from lastblock.config import CurveConfig, RunConfig
+from lastblock.config import NO_SEPARATOR, CurveConfig, RunConfig
 from lastblock.data.examples import Examples, Label, Rows
-from lastblock.errors import DataError
-from lastblock.evaluation import evaluate
+from lastblock.decision import Decision
+from lastblock.errors import ConfigError, DataError
 from lastblock.finetune import make_classifier, read, split
+from lastblock.judging import judge
 from lastblock.recipe import DATA_RULES
 from lastblock.runtime import Progress, Silent, TasksOnly
 
@@ -47,6 +47,11 @@ def learning_curve(
     """
     progress = progress or Silent()
     examples, _ = read(config.data, progress)
+    if examples.separator is not None:
+        raise ConfigError(
+            f"{examples.source}: {examples.separator!r} joins several labels of a text; a learning "
+            f"curve is for one label a text (--label-separator {NO_SEPARATOR}, if each is one)"
+        )
     parts = split(examples, config, DATA_RULES[config.train.recipe], progress)
     if not len(parts["test"]):
         raise DataError(f"{examples.source}: no row is left to test on; give --test FILE")
@@ -166,17 +171,15 @@ def _judge(
     model.store.fill(model.classifier, model.encode(test.texts), progress)
     learnt = classifier.number(drawn.labels, drawn.texts)
     baseline = fit_baseline(drawn.texts, learnt, len(names), seed)
-    ours, theirs = (
-        _numbers(truth, said, names)
-        for said in (classifier.predict_proba(test.texts), baseline.predict_proba(test.texts))
+    judged = (
+        (model.decision, classifier.predict_proba(test.texts)),
+        (Decision(), baseline.predict_proba(test.texts)),
     )
+    ours, theirs = (_numbers(judge(by, truth, said, names)) for by, said in judged)
     return ours, theirs
 
 
-def _numbers(
-    truth: npt.NDArray[np.int64], said: npt.NDArray[np.float64], names: Sequence[str]
-) -> Scores:
-    scores = evaluate(truth, said, names).to_dict()
+def _numbers(scores: dict[str, Any]) -> Scores:
     return {name: value for name, value in scores.items() if isinstance(value, float)}
 
 

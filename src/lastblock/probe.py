@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median_low
 from typing import Any
 
 import numpy as np
@@ -54,8 +55,12 @@ def fit_probe(features: Tensor, targets: Tensor, weights: Tensor | None = None) 
     Args:
         features: (n, n_features).
         targets: class numbers (n,) int64, or indicators (n, n_classes) for several labels a text.
-        weights: of each text, (n,).
+        weights: of each text, (n,) or (n, 1); or of each indicator, (n, n_classes).
     """
+    if weights is not None and weights.dim() == 2:
+        if weights.shape[1] > 1:
+            return _fit_each(features, targets, weights)
+        weights = weights[:, 0]
     x = features.double()
     w = torch.ones(len(x), dtype=torch.double) if weights is None else weights.double()
     w = w / w.mean()
@@ -73,7 +78,8 @@ def fit_probe(features: Tensor, targets: Tensor, weights: Tensor | None = None) 
             left_out[i, held] = scores
     errors = (w[:, None] * (left_out - signed) ** 2).mean((1, 2))
     best = int(errors.argmin())
-    losses = [cross_entropy(left_out[best] * sharp, targets, w) for sharp in SHARPNESS]
+    of_answers = w[:, None] if targets.dim() == 2 else w
+    losses = [cross_entropy(left_out[best] * sharp, targets, of_answers) for sharp in SHARPNESS]
     sharp = SHARPNESS[int(np.argmin(losses))]
     weight, bias = ridge.solve(penalties[best])
     weight = sharp * weight / scale[:, None]
@@ -82,6 +88,20 @@ def fit_probe(features: Tensor, targets: Tensor, weights: Tensor | None = None) 
         bias=(sharp * bias - mean @ weight).float(),
         out_of_fold=(sharp * left_out[best]).float(),
         penalty=PENALTIES[best],
+    )
+
+
+def _fit_each(features: Tensor, targets: Tensor, weights: Tensor) -> Probe:
+    """A probe whose labels each have a regression of their own, for weights of their own."""
+    each = [
+        fit_probe(features, *columns)
+        for columns in zip(targets.split(1, dim=1), weights.split(1, dim=1), strict=True)
+    ]
+    return Probe(
+        weight=torch.cat([probe.weight for probe in each]),
+        bias=torch.cat([probe.bias for probe in each]),
+        out_of_fold=torch.cat([probe.out_of_fold for probe in each], 1),
+        penalty=median_low(probe.penalty for probe in each),
     )
 
 
@@ -116,13 +136,15 @@ def _strata(targets: Tensor, k: int) -> npt.NDArray[np.int64] | None:
 def cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> float:
     """Weighted mean cross-entropy (nats); binary, over labels too, where ``targets`` are 2-D.
 
+    ``weights``, with a mean of 1, are as ``Encoded`` has them.
+
     Targets are drawn in a little from 0 and 1, the more the fewer texts there are (Platt 1999,
     section 2.2): else a few texts that are told apart would ask for any certainty.
     """
     n, classes = logits.shape
     if targets.dim() == 2:
         drawn_in = (targets.to(logits.dtype) * n + 1) / (n + 2)
-        each = F.binary_cross_entropy_with_logits(logits, drawn_in, reduction="none").mean(1)
+        each = F.binary_cross_entropy_with_logits(logits, drawn_in, reduction="none")
     else:
         smoothing = classes / (n + classes)
         each = F.cross_entropy(logits, targets, reduction="none", label_smoothing=smoothing)

@@ -121,6 +121,16 @@ def summary_table(report: Report) -> list[dict[str, str]]:
 
 
 def _row(name: str, scores: Scores) -> dict[str, str]:
+    if "micro_f1" in scores:
+        return {
+            "part": name,
+            "texts": f"{scores['n']:,}",
+            "micro F1": _decimals(scores["micro_f1"]),
+            "95 % interval": _interval(scores),
+            "macro F1": _decimals(scores["macro_f1"]),
+            "all right": _percent(scores["accuracy"]),
+            "loss": _decimals(scores["loss"]),
+        }
     return {
         "part": name,
         "texts": f"{scores['n']:,}",
@@ -149,7 +159,7 @@ def _rivals(report: Report) -> Iterator[tuple[str, Scores]]:
 def _majority(report: Report) -> dict[str, dict[str, Any]]:
     """Scores of giving every text the class shares of the training part, by part."""
     splits = report["splits"]
-    if "train" not in splits:
+    if "confusion" not in splits.get("train", {}):
         return {}
     counts = {part: np.sum(scores["confusion"], axis=1) for part, scores in splits.items()}
     shares = counts["train"] / counts["train"].sum()
@@ -211,9 +221,11 @@ def _facts(report: Report) -> dict[str, Any]:
         "warnings": list(_warnings(report)),
         "notes": [*_findings(report, ("note",)), *_notes(report)],
         "table": summary_table(report),
+        "several": _headline(scores) == "micro_f1",
         "strip": _strip([("this classifier", scores), *rivals]),
-        "confused": _most_confused(scores["confusion"], classes),
-        "shares": figures.row_shares(scores["confusion"]).tolist(),
+        "confused": _most_confused(scores["confusion"], classes) if "confusion" in scores else [],
+        "shares": figures.row_shares(scores["confusion"]).tolist() if "confusion" in scores else [],
+        "thresholds": _thresholds(report, classes),
         "worst": sorted(scores["per_class"].items(), key=lambda item: item[1]["f1"])[:MOST_ROWS],
         "curve_classes": figures.worst_classes(
             report["curves"], scores["per_class"], report["data"]["classes"]
@@ -259,10 +271,17 @@ def _verdict(report: Report) -> list[str]:
     """The result in sentences."""
     part = _judged_part(report)
     scores = report["splits"][part]
-    sentences = [
-        f"Of {scores['n']:,} {part} texts it labels {_percent(scores['accuracy'])} as they were "
-        f"labelled (95 % interval {_interval(scores)})."
-    ]
+    if _headline(scores) == "micro_f1":
+        sentences = [
+            f"On {scores['n']:,} {part} texts the labels it gives and those that were given have a "
+            f"micro F1 of {_score(scores)} (95 % interval {_interval(scores)}) and a macro F1 of "
+            f"{_decimals(scores['macro_f1'])}; of {_percent(scores['accuracy'])} all are right."
+        ]
+    else:
+        sentences = [
+            f"Of {scores['n']:,} {part} texts it labels {_score(scores)} as they were labelled "
+            f"(95 % interval {_interval(scores)})."
+        ]
     for key, other in _rivals(report):
         if key == "baseline":
             sentences.append(_comparison(scores, other))
@@ -270,15 +289,30 @@ def _verdict(report: Report) -> list[str]:
             sentences.append(
                 f"Giving every text the most frequent class scores {_percent(other['accuracy'])}."
             )
-    return sentences
+    return [*sentences, *decision_sentences(scores, report.get("decision", {}).get("says"))]
+
+
+def decision_sentences(scores: Scores, says: str | None) -> Iterator[str]:
+    """How labels follow from probabilities, where it is said, and what is left open."""
+    if says:
+        yield f"How it decides: {says}."
+    if answered := scores.get("answered"):
+        right = (
+            f", and is right on {_percent(answered['accuracy'])} of those (95 % interval "
+            f"{percent_interval(answered['accuracy_ci95'])})"
+            if answered["n"]
+            else ""
+        )
+        yield f"It gives an answer for {_percent(answered['share'])} of the texts{right}."
 
 
 def _comparison(scores: Scores, other: Scores) -> str:
     reached = (
         f"{RIVALS['baseline'][1]}, trained on the same texts, reaches "
-        f"{_percent(other['accuracy'])} ({_interval(other)})"
+        f"{_score(other)} ({_interval(other)})"
     )
-    (low, high), (other_low, other_high) = scores["accuracy_ci95"], other["accuracy_ci95"]
+    interval = f"{_headline(scores)}_ci95"
+    (low, high), (other_low, other_high) = scores[interval], other[interval]
     if low > other_high:
         return f"{reached}: the classifier is clearly better."
     if high < other_low:
@@ -329,8 +363,9 @@ def _findings(report: Report, levels: Sequence[str]) -> Iterator[str]:
 
 
 def _strip(judged: Sequence[tuple[str, Scores]]) -> dict[str, Any]:
-    """Accuracies and intervals as places, in percent, on one scale that ends at 1."""
-    least = min(scores["accuracy_ci95"][0] for _, scores in judged)
+    """Headline scores and intervals as places, in percent, on one scale that ends at 1."""
+    key = _headline(judged[0][1])
+    least = min(scores[f"{key}_ci95"][0] for _, scores in judged)
     start = 0.9 if least >= 0.9 else math.floor(least * 5) / 5
 
     def place(x: float) -> float:
@@ -339,16 +374,29 @@ def _strip(judged: Sequence[tuple[str, Scores]]) -> dict[str, Any]:
     rows = [
         {
             "name": name,
-            "accuracy": _percent(scores["accuracy"]),
+            "score": _score(scores),
             "interval": _interval(scores),
-            "at": place(scores["accuracy"]),
-            "low": place(scores["accuracy_ci95"][0]),
-            "high": place(scores["accuracy_ci95"][1]),
+            "at": place(scores[key]),
+            "low": place(scores[f"{key}_ci95"][0]),
+            "high": place(scores[f"{key}_ci95"][1]),
         }
         for name, scores in judged
     ]
     ticks = [start + (1 - start) * i / 4 for i in range(5)]
-    return {"rows": rows, "ticks": [{"at": place(t), "label": f"{100 * t:.3g} %"} for t in ticks]}
+    return {
+        "name": "accuracy" if key == "accuracy" else "micro F1",
+        "rows": rows,
+        "ticks": [
+            {"at": place(t), "label": f"{100 * t:.3g} %" if key == "accuracy" else f"{t:.3g}"}
+            for t in ticks
+        ],
+    }
+
+
+def _thresholds(report: Report, classes: Sequence[str]) -> dict[str, float]:
+    """From which probability on each of several labels is given."""
+    thresholds = report.get("decision", {}).get("thresholds") or []
+    return dict(zip(classes, thresholds, strict=True)) if len(thresholds) == len(classes) else {}
 
 
 def _most_confused(confusion: Sequence[Sequence[int]], names: Sequence[str]) -> list[Any]:
@@ -367,6 +415,8 @@ def _front_matter(report: Report) -> str:
     model, part = report["settings"]["model"], _judged_part(report)
     scores, source = report["splits"][part], _source(report)
     metrics = {"accuracy": "accuracy", "f1": "macro_f1", "matthews_correlation": "mcc"}
+    if "mcc" not in scores:
+        del metrics["matthews_correlation"]
     results = [
         EvalResult(
             task_type="text-classification",
@@ -470,8 +520,23 @@ def short(value: object) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
+def _headline(scores: Scores) -> str:
+    """What a classifier is judged by first: accuracy, or where texts have several labels micro F1.
+
+    Few of those texts have all labels right, however good the labels are.
+    """
+    return "micro_f1" if "micro_f1" in scores else "accuracy"
+
+
+def _score(scores: Scores) -> str:
+    key = _headline(scores)
+    return _percent(scores[key]) if key == "accuracy" else _decimals(scores[key])
+
+
 def _interval(scores: Scores) -> str:
-    return percent_interval(scores["accuracy_ci95"])
+    if _headline(scores) == "accuracy":
+        return percent_interval(scores["accuracy_ci95"])
+    return "–".join(map(_decimals, scores["micro_f1_ci95"]))
 
 
 def _decimals(value: float | None) -> str:

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from lastblock.config import ReadOptions
+from lastblock.config import NO_SEPARATOR, ReadOptions
 from lastblock.crossvalidation import out_of_fold
 from lastblock.data.cleaning import Change, write_table
 from lastblock.data.examples import Examples, Label
@@ -24,7 +24,7 @@ from lastblock.data.inspection import check_trainable, normalise
 from lastblock.data.near_duplicates import near_duplicate_groups
 from lastblock.data.readers import read_table
 from lastblock.data.table import named_column
-from lastblock.errors import DataError
+from lastblock.errors import ConfigError, DataError
 from lastblock.estimator import TextClassifier
 from lastblock.runtime import Progress, Silent
 
@@ -65,10 +65,16 @@ def review(
     Near duplicates are in one fold, so that no copy of a text vouches for its own label.
 
     Raises:
-        ConfigError: there are fewer different texts than folds, or a setting does not fit.
+        ConfigError: there are fewer different texts than folds, several labels a text, or a
+            setting does not fit.
         DataError: the examples cannot be learnt from.
     """
     check_trainable(examples)
+    if examples.separator is not None:
+        raise ConfigError(
+            f"{examples.source}: {examples.separator!r} joins several labels of a text; review is "
+            f"for one label a text (--label-separator {NO_SEPARATOR}, if each is one as it stands)"
+        )
     progress = progress or Silent()
     folded = [*map(normalise, examples.texts)]
     found = out_of_fold(
@@ -184,15 +190,7 @@ def apply_review(examples: Examples, path: Path) -> tuple[Examples, list[Change]
         if known[name] != labels[row]:
             changes.append(Change(row + 1, "label", "review", str(labels[row]), name))
             labels[row] = known[name]
-    corrected = Examples(
-        examples.texts,
-        labels,
-        examples.source,
-        examples.notes,
-        examples.columns,
-        examples.rows,
-    )
-    return corrected, changes
+    return replace(examples, labels=labels), changes
 
 
 def _row(written: object, rows: int, where: str) -> int:

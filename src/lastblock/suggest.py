@@ -22,6 +22,7 @@ from lastblock.activations import TOKEN_BUDGET
 from lastblock.data.cleaning import write_table
 from lastblock.data.examples import Label
 from lastblock.data.inspection import normalise
+from lastblock.errors import ConfigError
 from lastblock.inference import TextModel
 from lastblock.runtime import Progress, Silent
 from lastblock.tokenization.batching import token_budget_batches
@@ -79,7 +80,14 @@ def suggest(
 
     Of texts that are equal but for case, digits and punctuation one is taken; none that equals one
     of ``known``, those that have labels already. ``by`` does the choosing.
+
+    Raises:
+        ConfigError: the model gives a text several labels.
     """
+    if model.decision.multilabel:
+        raise ConfigError(
+            "this model gives a text several labels; suggest is for models that give one"
+        )
     done = {normalise(text) for text in known}
     first: dict[str, int] = {}
     for row, text in enumerate(texts):
@@ -93,10 +101,11 @@ def suggest(
         Suggestion(
             rows[i] + 1,
             texts[rows[i]],
-            model.classes[probabilities[i].argmax()],
-            float(probabilities[i].max()),
+            model.classes[predicted],
+            float(probabilities[i, predicted]),
         )
         for i in by(states, probabilities, n)
+        for predicted in [model.foremost(probabilities[i])]
     ]
 
 

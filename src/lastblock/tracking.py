@@ -18,7 +18,7 @@ from lastblock.errors import MissingExtraError
 from lastblock.evaluation import History
 
 Report = Mapping[str, Any]
-METRICS = ("accuracy", "macro_f1", "mcc", "loss", "ece", "brier")
+METRICS = ("accuracy", "micro_f1", "macro_f1", "mcc", "loss", "ece", "brier")
 
 
 def check(tracker: Tracker) -> None:

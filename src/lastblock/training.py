@@ -22,13 +22,16 @@ from lastblock.tokenization.batching import TokenIds
 
 @dataclass(frozen=True)
 class Encoded:
-    """Texts as the tail sees them: token ids, and class numbers (n,).
+    """Texts as the tail sees them: token ids, and class numbers (n,), int64.
 
     ``weights`` (n,), with a mean of 1, say how much each text counts in the loss; None: all alike.
+    Where a text may have several labels, ``labels`` says of each whether it has it: (n, n_classes),
+    bool; and ``weights``, (n, 1) or (n, n_classes), how much each text or each of those answers
+    counts.
     """
 
     sequences: Sequence[TokenIds]
-    labels: npt.NDArray[np.int64]
+    labels: npt.NDArray[np.int64] | npt.NDArray[np.bool_]
     weights: npt.NDArray[np.float64] | None = None
 
     def __len__(self) -> int:
@@ -38,26 +41,50 @@ class Encoded:
         weights = None if self.weights is None else self.weights[indices]
         return Encoded([self.sequences[i] for i in indices], self.labels[indices], weights)
 
+    def tensors(self) -> tuple[Tensor, Tensor | None]:
+        """Labels and weights as tensors."""
+        weights = None if self.weights is None else torch.from_numpy(self.weights)
+        return torch.from_numpy(self.labels), weights
+
 
 def cross_entropy(logits: Tensor, part: Encoded) -> Tensor:
-    """Mean cross-entropy (nats) of logits (n, n_classes), each text's loss times its weight.
+    """Mean cross-entropy (nats) of logits (n, n_classes), each loss times its weight.
 
-    Not divided by the weights of the batch: then a step's gradient is, on average over batches,
-    that of the whole part's weighted loss.
+    Of several labels it is the binary one, over all texts and labels. Not divided by the weights
+    of the batch: then a step's gradient is, on average over batches, that of the whole part's
+    weighted loss.
     """
     labels = torch.from_numpy(part.labels)
+    if labels.dim() == 2:
+        losses = F.binary_cross_entropy_with_logits(logits, labels.float(), reduction="none")
+    else:
+        losses = F.cross_entropy(logits, labels, reduction="none")
     if part.weights is None:
-        return F.cross_entropy(logits, labels)
-    losses = F.cross_entropy(logits, labels, reduction="none")
+        return losses.mean()
     return (losses * torch.from_numpy(part.weights).float()).mean()
+
+
+@torch.no_grad()
+def start_at_shares(classifier: SequenceClassifier, part: Encoded) -> None:
+    """Let a head of several labels begin with how frequent each is in a part, by weight.
+
+    Else its first steps are spent on learning that most labels are rare (Lin et al., "Focal loss
+    for dense object detection", ICCV 2017, section 3.3).
+    """
+    weights = np.ones((len(part), 1)) if part.weights is None else part.weights
+    shares = ((weights * part.labels).sum(axis=0) + 1) / (weights.sum(axis=0) + 2)
+    classifier.head.bias.copy_(torch.logit(torch.from_numpy(shares)))
 
 
 def loss_and_accuracy(
     classifier: SequenceClassifier, store: ActivationStore, part: Encoded
 ) -> tuple[float, float]:
-    """Mean cross-entropy (nats), weighted where there are weights, and share right, over a part."""
-    logits = run_tail(classifier, part.sequences, store)
-    right = logits.argmax(1) == torch.from_numpy(part.labels)
+    """Mean cross-entropy (nats), weighted where there are weights, and share right, over a part.
+
+    Of several labels a text is right where all are, each given from a probability of 0.5 on.
+    """
+    logits, labels = run_tail(classifier, part.sequences, store), torch.from_numpy(part.labels)
+    right = ((logits > 0) == labels).all(1) if labels.dim() == 2 else logits.argmax(1) == labels
     return cross_entropy(logits, part).item(), right.float().mean().item()
 
 

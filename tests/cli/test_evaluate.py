@@ -23,6 +23,7 @@ SCORES: dict[str, Any] = {
         "spam": {"precision": 1.0, "recall": 0.5, "f1": 0.6667, "support": 2},
     },
     "classes": ["ham", "spam"],
+    "decision": None,
 }
 
 

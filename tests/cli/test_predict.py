@@ -15,14 +15,17 @@ import numpy as np
 import pytest
 
 from lastblock.cli import run
+from lastblock.decision import Decision
+from lastblock.inference import TextModel
 
 NASTY = 'tab\there, "quoted", two\nlines, naïve 🎉'
 
 
-class Model:
+class Model(TextModel):
     """Labels 0 and 1 by whether the text is long; integers, to see that they stay so."""
 
-    classes = (0, 1)
+    def __init__(self) -> None:
+        self.classes, self.decision = [0, 1], Decision()
 
     def predict_proba(self, texts: list[str], progress: Any = None) -> np.ndarray:
         long = np.array([0.75 if len(text) > 10 else 0.125 for text in texts])

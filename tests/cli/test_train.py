@@ -10,6 +10,8 @@ import pytest
 
 from lastblock.cli import run
 from lastblock.config import DataConfig, ModelConfig, RunConfig, TrainConfig
+from lastblock.decision import Decision
+from lastblock.inference import TextModel
 
 SCORES = {
     "n": 300,
@@ -35,8 +37,9 @@ REPORT: dict[str, Any] = {
 }
 
 
-class Model:
-    classes = ("ham", "spam")
+class Model(TextModel):
+    def __init__(self) -> None:
+        self.classes, self.decision = ["ham", "spam"], Decision()
 
     def predict_proba(self, texts: list[str], progress: Any = None) -> np.ndarray:
         spam = np.array([0.9 if "winner" in text else 0.2 for text in texts])
@@ -72,7 +75,8 @@ def test_every_option_reaches_the_configuration(seen: list[RunConfig]) -> None:
         "--recipe chapter6 --model gpt2 --text-column t --label-column l --validation v.csv "
         "--test t.csv --seed 7 --epochs 2 --learning-rate 0.01 --batch-size 4 --weight-decay 0.2 "
         "--depth 9 --train blocks --trainable-blocks 2 --long-text window "
-        "--pooling mean --max-length 33 --balance undersample --dtype bfloat16"
+        "--pooling mean --max-length 33 --balance undersample --dtype bfloat16 "
+        "--class-weight spam=3,ham=0.5 --threshold precision=0.9 --abstain-below 0.7"
     )
     assert run(["train", "a.csv", "--output", "m", *options.split()]) == 0
     assert seen == [
@@ -88,7 +92,12 @@ def test_every_option_reaches_the_configuration(seen: list[RunConfig]) -> None:
                 long_text="window",
                 dtype="bfloat16",
             ),
-            train=TrainConfig("chapter6", 7, 2, 0.01, 4, 0.2),
+            train=TrainConfig(
+                *("chapter6", 7, 2, 0.01, 4, 0.2),
+                class_weight={"spam": 3, "ham": 0.5},
+                threshold="precision=0.9",
+                abstain_below=0.7,
+            ),
             output="m",
         )
     ]

@@ -104,7 +104,7 @@ def test_a_text_may_have_several_labels_or_none(model: TextModel, tmp_path: Path
         assert prediction["labels"] == likeliest_first
         assert prediction["label"] == likeliest_first[0]
         np.testing.assert_allclose(list(prediction["probabilities"].values()), row, atol=1e-5)
-    assert body["rows"][0] == ";".join(body["predictions"][0]["labels"])
+    assert body["rows"][0] == "|".join(body["predictions"][0]["labels"])
     body = served_with(Decision(labels="several", thresholds=none), model, tmp_path)
     assert [(p["label"], p["labels"]) for p in body["predictions"]] == [(None, [])] * 3
     assert body["decision"]["thresholds"] == {"ham": 0.9999, "spam": 0.9999}

@@ -15,12 +15,12 @@ import typer
 from lastblock.cli.files import PartialFile, check_output
 from lastblock.cli.options import reading_texts, takes_options_of
 from lastblock.cli.progress import Within
-from lastblock.config import ReadOptions
+from lastblock.config import DEFAULT_SEPARATOR, ReadOptions
 from lastblock.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from lastblock.data.streaming import Texts
-    from lastblock.inference import TextModel
+    from lastblock.inference import Answer, TextModel
     from lastblock.runtime import Progress
 
 _MOST_SHOWN = 3
@@ -28,16 +28,24 @@ _MOST_SHOWN = 3
 
 @dataclass(frozen=True)
 class Prediction:
-    """A text, its label, and every class's probability, most probable first."""
+    """A text, what is said of it, and every class's probability, most probable first."""
 
     text: str
-    label: str | int
+    answer: Answer
     probabilities: dict[str, float]
+    several: bool
+
+    @property
+    def label(self) -> str | int:
+        """The label; several joined as files of labels have them; or "unsure"."""
+        if not self.several or self.answer.unsure:
+            return self.answer.label  # type: ignore[return-value]  # of one label there is one
+        return DEFAULT_SEPARATOR.join(map(str, self.answer.labels))
 
     @property
     def probability(self) -> float:
-        """The label's own."""
-        return next(iter(self.probabilities.values()))
+        """The label's own, the likeliest one's of several."""
+        return self.answer.probability
 
 
 @takes_options_of(reading_texts)
@@ -90,6 +98,8 @@ def predict(
     from lastblock.cli.progress import make_progress
 
     loaded, progress = load(model), make_progress()
+    if says := loaded.decision.describe(loaded.class_names):
+        progress.say(f"How it decides: {says}.")
     if output is None:
         show = _write_json if as_json else _print
         for part in _classified(loaded, gathered, 0, progress):
@@ -140,12 +150,12 @@ def classify(
     model: TextModel, texts: list[str], progress: Progress | None = None
 ) -> list[Prediction]:
     """Predict with a loaded model."""
+    said, several = model.predict_proba(texts, progress=progress), model.decision.multilabel
     predictions = []
-    for text, row in zip(texts, model.predict_proba(texts, progress=progress), strict=True):
-        # Stable, so that of equal probabilities the first class wins, as argmax has it.
+    for text, answer, row in zip(texts, model.answers(said), said, strict=True):
         order = (-row).argsort(kind="stable")
         probabilities = {str(model.classes[i]): float(row[i]) for i in order}
-        predictions.append(Prediction(text, model.classes[order[0]], probabilities))
+        predictions.append(Prediction(text, answer, probabilities, several))
     return predictions
 
 
@@ -163,8 +173,9 @@ def print_predictions(predictions: list[Prediction]) -> None:
         return
     rows = []
     for p in predictions:
-        others = list(p.probabilities.items())[1:_MOST_SHOWN]
-        rest = ", ".join(f"{name} {value:.3f}" for name, value in others)
+        given = {str(label) for label in p.answer.labels}
+        others = [item for item in p.probabilities.items() if item[0] not in given]
+        rest = ", ".join(f"{name} {value:.3f}" for name, value in others[: _MOST_SHOWN - 1])
         rows.append([str(p.label), f"{p.probability:.3f}", rest, _one_line(p.text)])
     print_table(["label", "probability", "others", "text"], rows, numbers=[1])
 
@@ -216,7 +227,9 @@ def _writer(path: Path, as_json: bool) -> Callable[[list[Prediction], IO[str]], 
 
 def _write_json(predictions: list[Prediction], file: IO[str]) -> None:
     for p in predictions:
-        entry = {"text": p.text, "label": p.label, "probabilities": p.probabilities}
+        said = {"labels": p.answer.labels} if p.several else {"label": p.label}
+        unsure = {"unsure": True} if p.several and p.answer.unsure else {}
+        entry = {"text": p.text, **said, **unsure, "probabilities": p.probabilities}
         file.write(json.dumps(entry, ensure_ascii=False) + "\n")
 
 

@@ -26,10 +26,13 @@ def print_table(
 
 def print_report(report: Mapping[str, Any]) -> None:
     """The scores of a run, the settings it ended up with, and where the time went."""
-    from lastblock.report import summary_table
+    from lastblock.report import decision_sentences, summary_table
 
     _print_scores(summary_table(report))
     _print_spreads(report)
+    judged = report["splits"][list(report["splits"])[-1]]
+    for sentence in decision_sentences(judged, report.get("decision", {}).get("says")):
+        print(sentence)
     settings = ", ".join(f"{name} {value}" for name, value in report["settings"].items())
     print(f"settings  {settings}")
     seconds = ", ".join(f"{name} {value:.1f}" for name, value in report["seconds"].items())
@@ -38,9 +41,11 @@ def print_report(report: Mapping[str, Any]) -> None:
 
 def print_evaluation(scores: Mapping[str, Any]) -> None:
     """The scores on one file, class by class too."""
-    from lastblock.report import summary_table
+    from lastblock.report import decision_sentences, summary_table
 
     _print_scores(summary_table({"splits": {"given": scores}}))
+    for sentence in decision_sentences(scores, scores["decision"]):
+        print(sentence)
     ratios = ("precision", "recall", "f1")
     print_table(
         ["class", *ratios, "texts"],

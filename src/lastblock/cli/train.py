@@ -34,6 +34,7 @@ from lastblock.config import (
     Tracker,
     TrainConfig,
     help_of,
+    parse_class_weight,
 )
 from lastblock.errors import ConfigError
 
@@ -62,6 +63,13 @@ def configure(
     weight_decay: Annotated[float | None, setting(TrainConfig, "weight_decay", "X")] = None,
     batch_size: Annotated[int | None, setting(TrainConfig, "batch_size", "N")] = None,
     calibrate: Annotated[bool | None, setting(TrainConfig, "calibrate")] = None,
+    class_weight: Annotated[
+        str | None, setting(TrainConfig, "class_weight", "balanced|LABEL=X,...")
+    ] = None,
+    threshold: Annotated[
+        str | None, setting(TrainConfig, "threshold", "f1|precision=P|recall=R|cost=FP:FN|P")
+    ] = None,
+    abstain_below: Annotated[float | None, setting(TrainConfig, "abstain_below", "P")] = None,
     depth: Annotated[int | None, setting(ModelConfig, "depth", "N")] = None,
     train_what: Annotated[str | None, setting(ModelConfig, "train", "WHAT", "--train")] = None,
     trainable_blocks: Annotated[int | None, setting(ModelConfig, "trainable_blocks", "N")] = None,
@@ -115,6 +123,9 @@ def configure(
             batch_size=batch_size,
             weight_decay=weight_decay,
             calibrate=calibrate,
+            class_weight=None if class_weight is None else parse_class_weight(class_weight),
+            threshold=threshold,
+            abstain_below=abstain_below,
         ),
         cache_size=0 if no_cache else cache_size,
     )

@@ -12,7 +12,7 @@ import os
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -47,9 +47,7 @@ def clean(examples: Examples) -> tuple[Examples, list[Change]]:
     for row, reason in sorted(dropped.items()):
         changes.append(Change(row + 1, "dropped", reason, examples.texts[row], ""))
     kept = [row for row in range(len(examples)) if row not in dropped]
-    mended = Examples(
-        texts, labels, examples.source, examples.notes, examples.columns, examples.rows
-    )
+    mended = replace(examples, texts=texts, labels=labels)
     return mended.take(kept), sorted(changes, key=lambda change: change.row)
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from lastblock.errors import DataError
 
 Label = str | int
+LabelSet = tuple[Label, ...]  # the labels of one text, where it may have several or none
 Rows = NDArray[np.int64]
 
 
@@ -25,7 +26,8 @@ class Examples:
     ``source`` is what to call them in messages; ``notes`` are plain sentences for the user: which
     source was used, how it was read, what differs from what was asked for. ``columns`` are more
     columns that were asked for, such as who wrote a text and when; ``rows`` says which rows of the
-    source these are (from 0; None: all, in order).
+    source these are (from 0; None: all, in order). Where a text may have several labels,
+    ``separator`` is what joins them into the one that stands in ``labels``.
     """
 
     texts: list[str]
@@ -34,6 +36,7 @@ class Examples:
     notes: tuple[str, ...] = ()
     columns: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     rows: Rows | None = field(default=None, compare=False)
+    separator: str | None = None
 
     def __post_init__(self) -> None:
         if len(self.texts) != len(self.labels):
@@ -56,6 +59,7 @@ class Examples:
             self.notes,
             {name: [values[row] for row in rows] for name, values in self.columns.items()},
             taken if self.rows is None else self.rows[taken],
+            self.separator,
         )
 
     def joined_with(self, other: Examples) -> Examples:
@@ -65,8 +69,26 @@ class Examples:
             for name in self.columns.keys() & other.columns.keys()
         }
         return Examples(
-            self.texts + other.texts, self.labels + other.labels, self.source, self.notes, columns
+            self.texts + other.texts,
+            self.labels + other.labels,
+            self.source,
+            self.notes,
+            columns,
+            separator=self.separator,
         )
+
+    @property
+    def targets(self) -> Sequence[Label] | Sequence[LabelSet]:
+        """What is to be learnt: the label of each text, or the tuple of its labels."""
+        return self.labels if self.separator is None else self.label_sets
+
+    @property
+    def label_sets(self) -> list[LabelSet]:
+        """The labels of each text, sorted; more than one if there is a ``separator``."""
+        if self.separator is None:
+            return [(label,) for label in self.labels]
+        parts = (str(label).split(self.separator) for label in self.labels)
+        return [tuple(sorted({part.strip() for part in of} - {""})) for of in parts]
 
     def row_ids(self) -> Rows:
         """The row of the source (from 0) that each example is."""

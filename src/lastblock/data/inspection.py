@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lastblock.data.examples import Examples
+from lastblock.data.examples import Examples, Label
 from lastblock.errors import DataError
 
 _MOST_SHOWN = 5
@@ -72,7 +72,7 @@ def inspect(examples: Examples) -> Inspection:
     labels_of = Counter(text for text, _ in pairs)
     return Inspection(
         rows=len(texts),
-        classes=dict(Counter(str(label) for label in examples.labels).most_common()),
+        classes={str(label): n for label, n in _count_classes(examples).most_common()},
         duplicates=len(texts) - len(set(texts)),
         near_duplicates=len(texts) - len({normalise(text) for text in texts}),
         conflicting=sum(count > 1 for count in labels_of.values()),
@@ -110,7 +110,7 @@ def check_trainable(examples: Examples) -> None:
             if not isinstance(label, str | numbers.Integral)
         ),
     )
-    _check_classes(source, Counter(examples.labels))
+    _check_classes(source, _count_classes(examples), several=examples.separator is not None)
 
 
 def count_shared(texts_a: Iterable[str], texts_b: Iterable[str]) -> int:
@@ -128,14 +128,23 @@ def _refuse_rows(source: str, what: str, rows: Iterable[int]) -> None:
         raise DataError(f"{source}: {what} in {noun} {shown}{more}; mend or remove before training")
 
 
-def _check_classes(source: str, counts: Counter[Any]) -> None:
+def _count_classes(examples: Examples) -> Counter[Label]:
+    """Rows of each class; where a text may have several labels, of each label."""
+    if examples.separator is None:
+        return Counter(examples.labels)
+    return Counter(label for of in examples.label_sets for label in of)
+
+
+def _check_classes(source: str, counts: Counter[Any], *, several: bool) -> None:
     if len(counts) == 1:
         raise DataError(
             f"{source}: only one class, {next(iter(counts))!r}; "
             "a classifier needs examples of at least two"
         )
+    if not counts:
+        raise DataError(f"{source}: no text has a label; give labels of at least two kinds")
     single = [label for label, count in counts.items() if count == 1]
-    if single:
+    if single and not several:
         raise DataError(
             f"{source}: {_classes(single)} a single example; "
             "add examples (two or more of each class), merge classes, or remove the row"

@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lastblock.data.examples import Examples, Label, Rows, Split
+from lastblock.data.examples import Examples, Label, LabelSet, Rows, Split
 from lastblock.data.inspection import normalise
+from lastblock.data.label_sets import membership, stratify
 from lastblock.errors import ConfigError, DataError
 
 _TRAIN, _VALIDATION, _TEST = 0, 1, 2
@@ -30,13 +31,16 @@ Fractions = tuple[float, float, float]  # of train, validation, test
 
 def stratified_split(
     texts: Sequence[str],
-    labels: Sequence[Label],
+    labels: Sequence[Label] | Sequence[LabelSet],
     *,
     fractions: Fractions = (0.7, 0.1, 0.2),
     seed: int,
     groups: Sequence[Sequence[Hashable]] = (),
 ) -> Split:
     """Split by label, with equal normalised texts on one side; row numbers ascending.
+
+    Where labels are tuples of several, each of those has its share on every side, as far as can be
+    (see ``label_sets.stratify``).
 
     Each of ``groups`` has a value for each row; rows with equal values stay on one side too, and so
     do rows that are tied through others. A missing value (None) ties nothing.
@@ -54,7 +58,7 @@ def stratified_split(
 
 def holdout(
     texts: Sequence[str],
-    labels: Sequence[Label],
+    labels: Sequence[Label] | Sequence[LabelSet],
     *,
     fraction: float,
     seed: int,
@@ -120,7 +124,7 @@ def time_split(times: Sequence[Any], *, fractions: Fractions = (0.7, 0.1, 0.2)) 
 
 def folds(
     texts: Sequence[str],
-    labels: Sequence[Label],
+    labels: Sequence[Label] | Sequence[LabelSet],
     *,
     k: int,
     seed: int,
@@ -137,16 +141,23 @@ def folds(
     tied = _group(_tied(texts, groups), _codes(labels))
     if not 2 <= k <= len(tied.sizes):
         raise ConfigError(f"{k} folds of {len(tied.sizes)} different texts; give from 2 to that")
+    rng = np.random.default_rng(seed)
+    if isinstance(labels[0], tuple):
+        has = _has(tied, labels)  # type: ignore[arg-type]
+        return _fold_rows(stratify(has, tied.sizes, [1 / k] * k, rng)[tied.of_row], k)
     fold = np.zeros(len(tied.sizes), np.int64)
     total = np.zeros(k, np.int64)
-    for members in _by_class(tied, np.random.default_rng(seed)):
+    for members in _by_class(tied, rng):
         of_class = np.zeros(k, np.int64)
         # The largest first; each to the fold with the fewest rows of the class, then of all.
         for group in members[np.argsort(-tied.sizes[members], kind="stable")]:
             fold[group] = np.lexsort((total, of_class))[0]
             of_class[fold[group]] += tied.sizes[group]
             total[fold[group]] += tied.sizes[group]
-    of_row = fold[tied.of_row]
+    return _fold_rows(fold[tied.of_row], k)
+
+
+def _fold_rows(of_row: NDArray[np.integer], k: int) -> list[tuple[Rows, Rows]]:
     return [(np.flatnonzero(of_row != i), np.flatnonzero(of_row == i)) for i in range(k)]
 
 
@@ -249,7 +260,7 @@ class _Groups:
 
 def _assign(
     texts: Sequence[str],
-    labels: Sequence[Label],
+    labels: Sequence[Label] | Sequence[LabelSet],
     fractions: Fractions,
     seed: int,
     ties: Sequence[Sequence[Hashable]],
@@ -259,6 +270,8 @@ def _assign(
     codes = _codes(labels)
     groups = _group(_tied(texts, ties), codes)
     rng = np.random.default_rng(seed)
+    if isinstance(labels[0], tuple):
+        return _assign_sets(groups, labels, fractions, rng)[groups.of_row]  # type: ignore[arg-type]
     sides = np.zeros(len(groups.sizes), np.int8)
     carried = dict.fromkeys((_TEST, _VALIDATION), 0.0)
     for members in _by_class(groups, rng):
@@ -268,6 +281,25 @@ def _assign(
         if fractions[side] > 0 and not (sides == side).any():
             _spare_a_group(groups, codes, sides, side, rng)
     return sides[groups.of_row]
+
+
+def _assign_sets(
+    groups: _Groups, sets: Sequence[LabelSet], fractions: Sequence[float], rng: np.random.Generator
+) -> NDArray[np.int8]:
+    """The side of each group where rows have several labels; the first side has every label."""
+    has = _has(groups, sets)
+    sides = stratify(has, groups.sizes, fractions, rng)
+    for label in np.flatnonzero(~has[sides == _TRAIN].any(axis=0)):
+        sides[has[:, label].argmax()] = _TRAIN
+    return sides
+
+
+def _has(groups: _Groups, sets: Sequence[LabelSet]) -> NDArray[np.bool_]:
+    """Whether a row of each group has each label, (groups, labels)."""
+    of_row = membership(sets)
+    has = np.zeros((len(groups.sizes), of_row.shape[1]), np.bool_)
+    np.logical_or.at(has, groups.of_row, of_row)
+    return has
 
 
 def _check(texts: Sequence[Any], labels: Sequence[Any], fractions: Fractions) -> None:

@@ -19,9 +19,11 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 
+from lastblock.config import NO_SEPARATOR
 from lastblock.data.damage import KINDS, damages
 from lastblock.data.examples import Examples, Label, Rows
 from lastblock.data.inspection import normalise
+from lastblock.data.label_sets import find_separator, split_label
 from lastblock.data.near_duplicates import near_duplicate_groups
 from lastblock.runtime import Progress, Silent
 
@@ -114,7 +116,10 @@ def survey(
     """
     looking = progress or Silent()
     folded = [normalise(text) for text in examples.texts]
-    separator = separator or find_separator(examples.labels)
+    if separator is None:
+        separator = examples.separator or find_separator(examples.labels)
+    elif separator == NO_SEPARATOR:
+        separator = None
     usable = _usable(examples)
     findings = [
         *_empty(examples),
@@ -153,22 +158,6 @@ def survey(
         findings=sorted(findings, key=lambda finding: order[finding.level]),
         compared=compared,
     )
-
-
-def find_separator(labels: Sequence[Label]) -> str | None:
-    """What joins several labels into one, if something does: the joined ones stand alone too."""
-    counts = Counter(label for label in labels if isinstance(label, str))
-    for separator in "|;,":
-        joined = [label for label in counts if separator in label.strip(separator)]
-        parts = {part for label in joined for part in label.split(separator)}
-        if len(joined) >= 2 and sum(part in counts for part in parts) >= len(parts) / 2:
-            return separator
-    return None
-
-
-def split_label(label: Label, separator: str | None) -> list[str]:
-    """The labels that one stands for."""
-    return str(label).split(separator) if separator else [str(label)]
 
 
 # ---------------------------------------------------------------------------- facts

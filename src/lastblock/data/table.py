@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lastblock.config import ReadOptions
+from lastblock.config import DEFAULT_SEPARATOR, NO_SEPARATOR, ReadOptions
 from lastblock.data.examples import Examples, Label
+from lastblock.data.label_sets import find_separator
 from lastblock.errors import DataError
 
 TEXT_NAMES = (
@@ -24,7 +25,6 @@ LABEL_NAMES = (
     *("label", "class", "category", "target", "intent", "sentiment", "topic", "emotion", "tag"),
     *("rating", "labels"),
 )
-DEFAULT_SEPARATOR = "|"
 _MOST_SHOWN = 5
 _SAMPLE = 2000  # rows that are looked at to tell columns by their content
 _FEWEST = 20  # rows below which content tells nothing
@@ -112,7 +112,13 @@ def to_examples(
             f"{table.source}: column {table.columns[label]!r} cannot be both text and label; "
             "name another with --text-column or --label-column"
         )
-    labels, note = _labels(table, label, options.label_separator, keep_empty)
+    given = options.label_separator
+    joins = DEFAULT_SEPARATOR if given is None or given == NO_SEPARATOR else given
+    labels, note, lists = _labels(table, label, joins, keep_empty)
+    separator = joins if lists or given == joins else None
+    if given is None and not lists:
+        separator, said = _find_separator(labels)
+        note = note or said
     notes = table.notes
     if text_column is None or label_column is None:
         names = " and ".join(repr(table.columns[column]) for column in used)
@@ -126,7 +132,7 @@ def to_examples(
     else:
         wanted = {name: named_column(table, name, "") for name in keep}
     more = {name: table.values(column) for name, column in wanted.items()}
-    return Examples(texts, labels, table.source, notes, columns=more)
+    return Examples(texts, labels, table.source, notes, columns=more, separator=separator)
 
 
 def to_texts(table: Table, text_column: str | None) -> list[str]:
@@ -290,14 +296,19 @@ def _refuse_empty_cells(table: Table, column: int, cells: Sequence[Any], kind: s
 
 
 def _labels(
-    table: Table, column: int, separator: str | None, keep_empty: bool
-) -> tuple[list[Label], str | None]:
-    """Labels as strings or whole numbers, and a sentence if they were anything else."""
+    table: Table, column: int, separator: str, keep_empty: bool
+) -> tuple[list[Label], str | None, bool]:
+    """Labels as strings or whole numbers, with a sentence if they were anything else.
+
+    And whether they were lists, which ``separator`` now joins.
+    """
     values = table.values(column)
     kinds = {type(value) for value in values} - {type(None)}
     note: str | None = None
+    if not keep_empty:  # an empty list is an answer: none of the labels
+        _refuse_empty_cells(table, column, values, "label")
     if list in kinds:
-        values, note = _joined(table, column, values, separator or DEFAULT_SEPARATOR)
+        values, note = _joined(table, column, values, separator)
     elif kinds == {bool}:
         values = [None if value is None else str(value).lower() for value in values]
         note = "labels are truth values, read as 'true' and 'false'."
@@ -310,9 +321,19 @@ def _labels(
     elif not kinds <= {str} and not kinds <= {int}:
         values = [None if value is None else str(value) for value in values]
         note = "labels of several kinds were read as strings."
-    if not keep_empty:
-        _refuse_empty_cells(table, column, values, "label")
-    return ["" if value is None else value for value in values], note
+    return ["" if value is None else value for value in values], note, list in kinds
+
+
+def _find_separator(labels: Sequence[Label]) -> tuple[str | None, str | None]:
+    """What joins several labels of a text, if something seems to, and a sentence about it."""
+    separator = find_separator(labels)
+    if separator is None:
+        return None, None
+    several = sum(separator in str(label) for label in labels)
+    return separator, (
+        f"{separator!r} joins several labels in {several:,} of {len(labels):,} rows, so a text may "
+        f"have several (--label-separator {NO_SEPARATOR} if each is one label as it stands)."
+    )
 
 
 def _whole(table: Table, column: int, row: int, value: float | None) -> int | None:

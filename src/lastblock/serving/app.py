@@ -39,7 +39,6 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
 from lastblock.config import ServeConfig
-from lastblock.decision import UNSURE
 from lastblock.inference import TextModel
 from lastblock.serving import files, metrics, schemas
 from lastblock.serving.batching import Batcher
@@ -167,11 +166,17 @@ class Service:
             run = partial(self.batcher.run, served.model, bulk=True)
             rows = np.concatenate([await run(part) for part in _parts(sequences)])
         *left, whole = rows
-        explained = int(whole.argmax()) if number is None else number
-        found = plan.explain(np.stack(left), explained, served.model.classes[explained])
+        model = served.model
+        explained = model.foremost(whole) if number is None else number
+        found = plan.explain(
+            np.stack(left),
+            explained,
+            model.classes[explained],
+            several=model.decision.multilabel,
+        )
         self._count(served, sequences)
         return {
-            "prediction": _prediction(served.model, whole, tokens),
+            "prediction": _prediction(model, whole, tokens),
             "explained": found.label,
             "words": [
                 {
@@ -470,17 +475,15 @@ def _id(served: Served) -> dict[str, str]:
 
 
 def _prediction(model: TextModel, row: npt.NDArray[np.float64], tokens: int) -> dict[str, Any]:
-    (chosen,), (unsure,) = model.decision.chosen(row[None]), model.decision.unsure(row[None])
-    given = [] if unsure else sorted(np.flatnonzero(chosen), key=lambda number: -row[number])
-    labels = [model.classes[number] for number in given]
+    (answer,) = model.answers(row[None])
     settings = model.settings
     most = WINDOW_TOKENS if settings.long_text == "window" else settings.max_length
     return {
-        "label": UNSURE if unsure else next(iter(labels), None),
-        "labels": labels,
-        "probability": float(row[given[0] if given else row.argmax()]),
+        "label": answer.label,
+        "labels": answer.labels,
+        "probability": answer.probability,
         "probabilities": dict(zip(model.class_names, row.tolist(), strict=True)),
-        "unsure": bool(unsure),
+        "unsure": answer.unsure,
         "tokens": tokens,
         "truncated": tokens > most,
     }

@@ -17,12 +17,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, Any
 
+from lastblock.config import DEFAULT_SEPARATOR
 from lastblock.data.table import TEXT_NAMES
 from lastblock.serving.refusal import Refusal
 
 IN_MEMORY = 1_000_000
 DELIMITERS = {"text/csv": ",", "text/tab-separated-values": "\t"}
-SEPARATOR = ";"  # between the labels of one text
 JSON_LINES = ("application/x-ndjson", "application/jsonl", "application/json-lines")
 
 Row = dict[str, Any]
@@ -62,7 +62,7 @@ class Upload:
         numbers = [prediction["probability"], *prediction["probabilities"].values()]
         written = [f"{number:.6f}" for number in numbers]
         labels = [prediction["label"]] if prediction["unsure"] else prediction["labels"]
-        return self._line([*row.values(), SEPARATOR.join(map(str, labels)), *written])
+        return self._line([*row.values(), DEFAULT_SEPARATOR.join(map(str, labels)), *written])
 
     def _line(self, cells: Sequence[Any]) -> str:
         line = io.StringIO()

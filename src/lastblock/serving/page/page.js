@@ -451,7 +451,7 @@ async function readRows(response, type) {
 function rowOf(row, column) {
   const text = String(row[column]);
   if (row.prediction) return { text, label: nameOf(row.prediction), probability: row.prediction.probability };
-  const label = row.predicted_label.replaceAll(";", ", ") || "no label";
+  const label = row.predicted_label.replaceAll("|", ", ") || "no label";
   return { text, label, probability: Number(row.probability) };
 }
 
