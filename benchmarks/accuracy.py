@@ -1,27 +1,31 @@
-"""How right `auto` is beside TF-IDF and logistic regression, and the book's way of tuning.
+"""How right `auto` is beside what people would use instead, by set and by number of examples.
 
-    make accuracy                                    every set, 64 examples a class, three seeds
-    python benchmarks/accuracy.py --sets trec6 --per-class 8 64 --seeds 1 2 3 --last-block
+    make accuracy                                    64 examples a class, the quick ways
+    python benchmarks/accuracy.py --sets trec6 --per-class 8 64 --total 2000 --ways auto setfit
 
 Reads the sets from the folder in LASTBLOCK_DATA. Training examples are drawn by the seed; test
-examples are the same for all. Prints a table and writes results/accuracy.json.
+examples are the same for all. Prints a line a way and a table at the end; writes every score to
+results/accuracy.json, where runs with other sets, numbers or ways stay.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import statistics
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import rivals
 
 from lastblock import TextClassifier
-from lastblock.baseline import fit_baseline
 from lastblock.data.catalog import load_examples
 from lastblock.data.examples import Examples
 
@@ -38,99 +42,113 @@ SETS = {
 
 
 def read(folder: Path, name: str, most_test: int) -> tuple[Examples, Examples]:
-    """Training examples, and at most so many to test on; no text twice."""
+    """Training examples, and at most so many to test on; no text twice, also not across."""
     train_file, test_file = SETS[name]
     train = distinct(load_examples(str(folder / train_file)))
     test = distinct(load_examples(str(folder / test_file))) if test_file else train
-    rows = np.random.default_rng(0).permutation(len(test))
-    kept = test.take(rows[:most_test])
-    return (train if test_file else train.take(rows[most_test:])), kept
+    kept = test.take(np.random.default_rng(0).permutation(len(test))[:most_test])
+    tested = set(kept.texts)
+    return train.take([i for i, text in enumerate(train.texts) if text not in tested]), kept
 
 
 def distinct(examples: Examples) -> Examples:
     first = {text: row for row, text in reversed(list(enumerate(examples.texts)))}
-    return examples.take(np.array(sorted(first.values())))
+    return examples.take(sorted(first.values()))
 
 
-def draw(examples: Examples, per_class: int, seed: int) -> Examples:
+def draw(examples: Examples, seed: int, *, per_class: int = 0, total: int = 0) -> Examples:
+    """So many of each class at most, or so many at all: in the order that the seed gives."""
+    order = np.random.default_rng(seed).permutation(len(examples))
+    if total:
+        return examples.take(order[:total])
     taken: Counter[object] = Counter()
     rows = []
-    for row in np.random.default_rng(seed).permutation(len(examples)):
+    for row in order:
         label = examples.labels[row]
         if taken[label] < per_class:
             taken[label] += 1
             rows.append(row)
-    return examples.take(np.array(rows))
+    return examples.take(rows)
 
 
-def tfidf(train: Examples, test: Examples, seed: int) -> float:
-    classes, numbers = np.unique(np.asarray(train.labels), return_inverse=True)
-    baseline = fit_baseline(train.texts, numbers, len(classes), seed)
-    said = classes[baseline.predict_proba(test.texts).argmax(1)]
-    return float(np.mean(said == np.asarray(test.labels)))
-
-
-def tuned(train: Examples, test: Examples, **settings: object) -> float:
-    classifier = TextClassifier(**settings).fit(train.texts, train.labels)  # type: ignore[arg-type]
+def lastblock(train: Examples, test: Examples, seed: int, **settings: Any) -> float:
+    classifier = TextClassifier(random_state=seed, **settings).fit(train.texts, train.labels)
     return float(classifier.score(test.texts, test.labels))
+
+
+WAYS: dict[str, Callable[[Examples, Examples, int], float]] = {
+    "auto": lastblock,
+    "tfidf": rivals.tfidf,
+    "minilm": rivals.minilm,
+    "fasttext": rivals.fasttext,
+    "setfit": rivals.setfit,
+    "last-block": functools.partial(lastblock, recipe="chapter6", pooling="last"),
+    "trainer-last": functools.partial(rivals.trainer, last_block=True),
+    "trainer-full": functools.partial(rivals.trainer, last_block=False),
+}
 
 
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
-    parser.add_argument("--per-class", nargs="+", type=int, default=[64])
+    parser.add_argument("--per-class", nargs="*", type=int, default=[64])
+    parser.add_argument("--total", nargs="*", type=int, default=[], help="examples of all classes")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     parser.add_argument("--test", type=int, default=500, help="test examples at most")
-    parser.add_argument(
-        "--last-block", action="store_true", help="the book's way as well: the last block tuned"
-    )
-    parser.add_argument("--depths", nargs="+", type=int, default=[], help="cut here as well")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=["auto", "tfidf", "minilm"])
+    parser.add_argument("--depths", nargs="+", type=int, default=[], help="auto, cut here")
     given = parser.parse_args()
     if "LASTBLOCK_DATA" not in os.environ:
         sys.exit("LASTBLOCK_DATA is not set: it names the folder with the sets")
     folder = Path(os.environ["LASTBLOCK_DATA"])
-    rows = []
-    print(f"{'set':<10}{'a class':>8}  {'way':<12}{'mean':>7}{'spread':>8}{'seconds':>9}")
+    ways = {way: WAYS[way] for way in given.ways}
+    ways |= {f"depth-{depth}": functools.partial(lastblock, depth=depth) for depth in given.depths}
+    sizes = [(f"{n} a class", {"per_class": n}) for n in given.per_class]
+    sizes += [(f"{n:,}", {"total": n}) for n in given.total]
+    print(f"{'set':<10}{'examples':<12}{'way':<14}{'mean':>7}{'spread':>8}{'seconds':>9}")
     for name in given.sets:
         train, test = read(folder, name, given.test)
-        for per_class in given.per_class:
-            ways = {
-                "auto": lambda few, seed, test=test: tuned(few, test, random_state=seed),
-                "TF-IDF + LR": lambda few, seed, test=test: tfidf(few, test, seed),
-            }
-            if given.last_block:
-                ways["last block"] = lambda few, seed, test=test: tuned(
-                    few, test, random_state=seed, recipe="chapter6", pooling="last"
-                )
-            for depth in given.depths:
-                ways[f"depth {depth}"] = lambda few, seed, test=test, depth=depth: tuned(
-                    few, test, random_state=seed, depth=depth
-                )
-            for way, measure in ways.items():
+        for size, how_many in sizes:
+            for way, score in ways.items():
                 start = time.perf_counter()
-                scores = [measure(draw(train, per_class, seed), seed) for seed in given.seeds]
+                scores = [score(draw(train, seed, **how_many), test, seed) for seed in given.seeds]
                 seconds = (time.perf_counter() - start) / len(scores)
+                row = {"set": name, "examples": size, "way": way, "test": len(test)}
+                row |= {"seeds": given.seeds, "scores": scores, "seconds": round(seconds, 1)}
+                keep(row)
                 spread = statistics.stdev(scores) if len(scores) > 1 else 0.0
-                mean = statistics.mean(scores)
                 print(
-                    f"{name:<10}{per_class:>8}  {way:<12}{mean:>7.3f}{spread:>8.3f}{seconds:>9.1f}",
+                    f"{name:<10}{size:<12}{way:<14}{statistics.mean(scores):>7.3f}"
+                    f"{spread:>8.3f}{seconds:>9.1f}",
                     flush=True,
                 )
-                rows.append(
-                    {
-                        "set": name,
-                        "per_class": per_class,
-                        "way": way,
-                        "test": len(test),
-                        "scores": scores,
-                        "seconds": seconds,
-                    }
-                )
+    print(table(json.loads(RESULT.read_text(encoding="utf-8"))))
+
+
+def keep(row: dict[str, Any]) -> None:
+    """Add a row to the results, in place of an earlier one of the same set, size and way."""
+    rows = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.exists() else []
+    names = ("set", "examples", "way", "test")
+    rows = [other for other in rows if any(other[name] != row[name] for name in names)]
     RESULT.parent.mkdir(exist_ok=True)
     temporary = RESULT.with_suffix(".tmp")
-    temporary.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+    temporary.write_text(json.dumps([*rows, row], indent=1) + "\n", encoding="utf-8")
     temporary.replace(RESULT)
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown: a line for each set and size, a column for each way."""
+    ways = list(dict.fromkeys(row["way"] for row in rows))
+    lines = ["", f"| set | examples | {' | '.join(ways)} |", "|---|---|" + "---:|" * len(ways)]
+    cells: dict[tuple[str, str], dict[str, str]] = {}
+    for row in rows:
+        mean = f"{statistics.mean(row['scores']):.3f}"
+        spread = f" ± {statistics.stdev(row['scores']):.3f}" if len(row["scores"]) > 1 else ""
+        cells.setdefault((row["set"], row["examples"]), {})[row["way"]] = mean + spread
+    for (name, size), of in sorted(cells.items()):
+        lines.append(f"| {name} | {size} | {' | '.join(of.get(way, '') for way in ways)} |")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

