@@ -10,8 +10,8 @@ BROWSER := $(VENV)/.installed-browser
 CHROMIUM ?= $(or $(shell command -v chromium || command -v chromium-browser || \
 	command -v google-chrome),/usr/bin/chromium)
 # Shared, or about how right answers are: of no use to make bench.
-NO_SPEED := $(addprefix benchmarks/,common.py accuracy.py calibration.py review.py \
-	suggest.py)
+NO_SPEED := $(addprefix benchmarks/,common.py accuracy.py calibration.py \
+	prompts.py review.py rivals.py suggest.py)
 INSTALL = $(RUN) pip --disable-pip-version-check install -c constraints.txt
 
 .DEFAULT_GOAL := help
@@ -43,7 +43,8 @@ bench: $(DEV) ## measure what the README says about speed
 	@set -e; for script in $(filter-out $(NO_SPEED),$(wildcard benchmarks/*.py)); do \
 		echo "$$script"; $(VENV)/bin/python "$$script"; done
 
-accuracy: $(DEV) ## compare `auto` with TF-IDF on the sets in LASTBLOCK_DATA, for an hour or so
+accuracy: $(DEV) ## compare `auto` with its rivals on the sets in LASTBLOCK_DATA, for an hour or so
+	$(INSTALL) -q -e '.[dev,search,serve,accuracy]'
 	$(VENV)/bin/python benchmarks/accuracy.py
 
 bench-serve: $(DEV) ## load the server from a second process, for some minutes

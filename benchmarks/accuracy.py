@@ -78,6 +78,7 @@ def lastblock(train: Examples, test: Examples, seed: int, **settings: Any) -> fl
 
 WAYS: dict[str, Callable[[Examples, Examples, int], float]] = {
     "auto": lastblock,
+    "bare": functools.partial(lastblock, prompt="{text}"),
     "tfidf": rivals.tfidf,
     "minilm": rivals.minilm,
     "fasttext": rivals.fasttext,

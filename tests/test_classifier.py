@@ -92,7 +92,7 @@ def test_more_trainable_blocks_than_kept_is_refused() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_summary_is_the_mean_state_at_its_depths(dtype: torch.dtype) -> None:
+def test_the_probe_sees_mean_states_and_the_last_one(dtype: torch.dtype) -> None:
     decoder = random_decoder()
     classifier = SequenceClassifier(decoder, 3, summary_depths=(1, 3))
     classifier.set_prefix_dtype(dtype)
@@ -103,8 +103,11 @@ def test_the_summary_is_the_mean_state_at_its_depths(dtype: torch.dtype) -> None
         for i, length in enumerate(lengths.tolist()):
             x = decoder.embed(ids[i : i + 1, :length])
             expected = [decoder.run(x, 0, depth)[0].double().mean(0) for depth in (1, 3)]
+            expected.append(decoder.run(x, 0, 3)[0, -1].double())
+            seen = classifier.summary(activations, lengths + classifier.summary_rows)
+            assert seen.shape == (len(lengths), classifier.probed)
             torch.testing.assert_close(
-                classifier.summary(activations[i : i + 1])[0].double(),
+                seen[i].double(),
                 torch.cat(expected),
                 rtol=1e-4 if dtype == torch.float32 else 0.05,
                 atol=1e-4 if dtype == torch.float32 else 0.05,

@@ -11,7 +11,9 @@ from sklearn.exceptions import NotFittedError
 from sklearn.utils.class_weight import compute_sample_weight
 from tiny import Said, messages
 
-from lastblock import TextClassifier
+from lastblock import TextClassifier, recipe
+from lastblock.config import ModelConfig, TrainConfig
+from lastblock.decoder.config import DecoderConfig
 from lastblock.decoder.loading import load_decoder
 from lastblock.errors import ConfigError, DataError, LastblockError
 
@@ -217,6 +219,8 @@ def test_what_is_read_of_long_texts(pretrained: Path, tmp_path: Path, long_text:
         ({"train": "block", "lora_rank": 4}, "--lora-rank is for --train lora"),
         ({"train": "blocks:3", "depth": 2}, "is more than --depth 2"),
         ({"long_text": "skip"}, "--long-text is 'skip'"),
+        ({"prompt": "a text"}, "--prompt is 'a text'; it must be words with {text} once"),
+        ({"prompt": "a" * 4096 + "{text}"}, "--prompt: it leaves no room for a text"),
     ],
 )
 def test_settings_that_make_no_sense_are_named(
@@ -224,6 +228,49 @@ def test_settings_that_make_no_sense_are_named(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         tiny(pretrained, **settings).fit(*messages(20))
+
+
+def test_a_prompt_is_read_around_each_text_and_kept(pretrained: Path, tmp_path: Path) -> None:
+    texts, labels = messages(40)
+    asked = tiny(pretrained, prompt="abc{text}def").fit(texts, labels)
+    assert asked.model_.settings.prompt == "abc{text}def"
+    written = tiny(pretrained).fit([f"abc{text}def" for text in texts], labels)
+    assert written.model_.settings.prompt == "{text}"  # ours is too long for so small a decoder
+    wanted = written.predict_proba([f"abc{text}def" for text in texts])
+    np.testing.assert_allclose(asked.predict_proba(texts), wanted, atol=1e-5)
+    asked.save(tmp_path / "m")
+    loaded = TextClassifier.load(tmp_path / "m").predict_proba(texts)
+    np.testing.assert_array_equal(loaded, asked.predict_proba(texts))
+
+
+@pytest.mark.parametrize(
+    ("settings", "tokens", "prompt", "most"),
+    [
+        ({}, 16, recipe.PROMPT, 112),
+        ({}, 33, "{text}", 128),
+        ({"pooling": "mean"}, 16, "{text}", 128),
+        ({"prompt": "a {text}", "pooling": "mean"}, 2, "a {text}", 126),
+    ],
+)
+def test_what_is_read_around_a_text(
+    settings: dict[str, Any], tokens: int, prompt: str, most: int
+) -> None:
+    decoder = DecoderConfig.from_dict(
+        {
+            "model_type": "llama",
+            "vocab_size": 100,
+            "hidden_size": 8,
+            "intermediate_size": 16,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 2,
+            "max_position_embeddings": 128,
+        }
+    )
+    model = ModelConfig(dtype="float32", **settings)
+    resolved = recipe.resolve(model, TrainConfig(), decoder, [5], 1e-3, tokens)
+    assert (resolved.prompt, resolved.max_length) == (prompt, most)
+    book = TrainConfig(recipe="chapter6")
+    assert recipe.resolve(ModelConfig(dtype="float32"), book, decoder, [5], 1e-3).prompt == "{text}"
 
 
 def test_the_choice_is_told(pretrained: Path) -> None:

@@ -9,7 +9,8 @@ from tiny import Said, messages
 
 from lastblock import TextClassifier
 from lastblock.activations import ActivationStore
-from lastblock.inference import TextModel
+from lastblock.inference import TextModel, in_windows
+from lastblock.tokenization.batching import Frame
 
 
 @pytest.fixture(scope="module")
@@ -65,3 +66,38 @@ def test_windows_are_prepared_as_they_will_be_asked_for(model: TextModel) -> Non
     assert sequences[0] not in windowed.store
     windowed.logits(sequences)
     assert windowed.store.tokens_computed == 10
+
+
+def test_each_text_stands_in_its_place_in_the_prompt(model: TextModel) -> None:
+    """Cut first, then put between the prompt's words: as if the cut text had been written there."""
+    asked = with_settings(model, prompt="ab{text}cd", max_length=5)
+    bare = with_settings(model)
+    wanted = bare.encode(["abefghicd", "abefcd", "abcd"])
+    cut, whole, empty = asked.encode(["efghijkl", "ef", ""])
+    assert (cut.tolist(), whole.tolist()) == (wanted[0].tolist(), wanted[1].tolist())
+    end = model.tokenizer.end_of_text
+    assert empty.tolist() == [*wanted[2].tolist()[:2], end, *wanted[2].tolist()[2:]]
+    np.testing.assert_allclose(
+        asked.logits([cut, whole]), bare.logits(wanted[:2]), rtol=1e-5, atol=1e-6
+    )
+
+
+def test_each_window_stands_in_the_prompt(model: TextModel) -> None:
+    asked = with_settings(model, prompt="ab{text}cd", max_length=4, long_text="window")
+    bare = with_settings(model)
+    (sequence,) = asked.encode(["efghijkl"])
+    parts, of = in_windows([sequence], asked.settings, asked.frame)
+    assert of.tolist() == [0] * len(parts)
+    assert all(part[:2].tolist() == bare.encode(["ab"])[0].tolist() for part in parts)
+    assert all(part[-2:].tolist() == bare.encode(["cd"])[0].tolist() for part in parts)
+    mean = bare.logits(parts).mean(0)
+    np.testing.assert_allclose(asked.logits([sequence])[0], mean, rtol=1e-5, atol=1e-6)
+
+
+def test_what_the_tokenizer_puts_first_stays_first() -> None:
+    start, one = np.array([1], np.int32), np.array([7], np.int32)
+    frame = Frame(0, start, np.array([1, 5], np.int32), np.array([6], np.int32))
+    assert frame.around(np.array([1, 7], np.int32)).tolist() == [1, 5, 7, 6]
+    assert frame.around(one).tolist() == [1, 5, 7, 6]  # a window from the middle of a text
+    nothing = np.empty(0, np.int32)
+    assert Frame(0, start, nothing, nothing).around(one).tolist() == [7]

@@ -2,8 +2,9 @@
 
     prefix   embeddings and the kept blocks below the trainable ones; never changes
     tail     trainable blocks, final norm, pooling, head
-    probe    a linear layer on the means of frozen states at a few depths, added to the head's
-             output where there is one; see probe.py
+    probe    a linear layer on the means of frozen states at a few depths and on the last token's
+             state at the top of the prefix, added to the head's output where there is one; see
+             probe.py
 
 Under a causal mask no token sees what stands to its right, so padding on the right changes
 nothing for the tokens before it, and the last trainable block needs the query of the pooled
@@ -75,7 +76,7 @@ class SequenceClassifier(nn.Module):
         self.head = nn.Linear(size, n_classes)
         self.probe: nn.Linear | None = None
         if self.summary_depths:
-            self.probe = nn.Linear(size * len(self.summary_depths), n_classes)
+            self.probe = nn.Linear(self.probed, n_classes)
             for parameter in self.probe.parameters():  # fitted in closed form, not by gradients
                 nn.init.zeros_(parameter).requires_grad_(False)
         self.train_embeddings = train_embeddings
@@ -169,6 +170,12 @@ class SequenceClassifier(nn.Module):
         ]
 
     @property
+    def probed(self) -> int:
+        """How many numbers the probe sees of a text."""
+        states = len(self.summary_depths) + (self.pooling == "last")
+        return states * self.decoder.config.hidden_size
+
+    @property
     def summary_rows(self) -> int:
         """Rows of a text's activations that stand before its first token's."""
         return 2 * len(self.summary_depths)
@@ -188,10 +195,16 @@ class SequenceClassifier(nn.Module):
         x = self.decoder.run(x, done, self.frozen_blocks)
         return torch.cat([torch.stack(rows, 1), x], 1) if rows else x
 
-    def summary(self, activations: Tensor) -> Tensor:
-        """Activations (B, summary_rows + T, C) -> what the probe sees, (B, depths x C), float32."""
-        rows = activations[:, : self.summary_rows].float()
-        return (rows[:, ::2] + rows[:, 1::2]).flatten(1)
+    def summary(self, activations: Tensor, rows: Tensor) -> Tensor:
+        """Activations (B, summary_rows + T, C) -> what the probe sees, (B, probed), float32.
+
+        Of each text's activations the first ``rows`` (B,) are real.
+        """
+        above = activations[:, : self.summary_rows].float()
+        means = (above[:, ::2] + above[:, 1::2]).flatten(1)
+        if self.pooling != "last":
+            return means
+        return torch.cat([means, activations[torch.arange(len(rows)), rows - 1].float()], 1)
 
     def tail(self, activations: Tensor, rows: Tensor) -> Tensor:
         """Activations (B, summary_rows + T, C) -> logits (B, n_classes), float32.
@@ -200,7 +213,9 @@ class SequenceClassifier(nn.Module):
         """
         lengths = rows - self.summary_rows
         logits: Tensor = self.head(self.pooled(activations[:, self.summary_rows :], lengths))
-        return logits if self.probe is None else logits + self.probe(self.summary(activations))
+        return (
+            logits if self.probe is None else logits + self.probe(self.summary(activations, rows))
+        )
 
     def pooled(self, hidden: Tensor, lengths: Tensor) -> Tensor:
         """Token activations (B, T, C) and lengths (B,) -> what the head sees, (B, C), float32."""

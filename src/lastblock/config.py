@@ -209,11 +209,20 @@ class ModelConfig:
         "What is read of a text longer than that: its beginning (truncate); beginning and end "
         "(head-tail); or all, in windows of that length whose outputs are averaged (window).",
     )
+    prompt: str | None = _setting(
+        None,
+        "Words that the decoder reads around each text, which stands for {text}; '{text}' for "
+        "none. The recipe's own if not given: auto asks for the text in one word.",
+    )
     dtype: DType = _setting(
         "auto", "Arithmetic of the frozen prefix; auto times both at start and takes the faster."
     )
 
     def __post_init__(self) -> None:
+        if self.prompt is not None:
+            _require(
+                self.prompt.count("{text}") == 1, "prompt", self.prompt, "words with {text} once"
+            )
         _require(bool(self.model), "model", self.model, "a name, a folder or a .gguf file")
         for name in ("depth", "trainable_blocks", "lora_rank", "max_length"):
             _require_at_least(name, getattr(self, name), 1)
@@ -511,7 +520,8 @@ class Settings:
     ``decay`` is what the learning rate does after ``warmup`` (a share of all steps): "none" or
     "cosine" to zero. ``eval_texts`` texts of each part are judged every ``eval_steps`` steps.
     ``keep_best`` keeps the epoch with the lowest validation loss rather than the last. A probe sees
-    the mean states after ``summary_depths`` blocks; without any there is none. ``calibrate``
+    the mean states after ``summary_depths`` blocks; without any there is none. The decoder reads
+    each text in its place in ``prompt``, whose words ``max_length`` does not count. ``calibrate``
     divides logits by a temperature where the validation part allows to fit one.
     """
 
@@ -541,6 +551,7 @@ class Settings:
     class_weight: ClassWeight = None
     threshold: str | float | None = None
     abstain_below: float | None = None
+    prompt: str = "{text}"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "summary_depths", tuple(self.summary_depths))  # a list in JSON

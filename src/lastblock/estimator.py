@@ -44,7 +44,7 @@ from lastblock.explanation import Explanations
 from lastblock.inference import TextModel, encode, in_windows
 from lastblock.runtime import Progress, Silent, Stopwatch, seed_everything
 from lastblock.targets import Numbers, Targets, class_weights, read_targets, weigh
-from lastblock.tokenization.batching import TokenIds
+from lastblock.tokenization.batching import Frame, TokenIds
 from lastblock.tokenization.tokenizer import Tokenizer
 from lastblock.training import Encoded, start_at_shares, train_tail
 
@@ -69,6 +69,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         pooling: "last", "mean", "first" or "padded".
         max_length: tokens a text is cut to.
         long_text: what is read of a longer one: "truncate", "head-tail" or "window".
+        prompt: words that the decoder reads around each text, which stands for ``{text}``.
         dtype: of the frozen prefix: "auto", "float32" or "bfloat16".
         epochs: passes over the training texts.
         learning_rate: peak learning rate of AdamW.
@@ -115,6 +116,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         pooling: str | None = None,
         max_length: int | None = None,
         long_text: str | None = None,
+        prompt: str | None = None,
         dtype: str = "auto",
         epochs: int | None = None,
         learning_rate: float | None = None,
@@ -136,6 +138,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.pooling = pooling
         self.max_length = max_length
         self.long_text = long_text
+        self.prompt = prompt
         self.dtype = dtype
         self.epochs = epochs
         self.learning_rate = learning_rate
@@ -186,22 +189,24 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             tokenizer = Tokenizer.from_pretrained(files.folder)
         with watch("tokenize"):
             encoded = tokenizer.encode_batch(fit_on[0])
+            frame = tokenizer.frame(model_config.prompt or recipe.PROMPT)
         settings = recipe.resolve(
             model_config,
             train_config,
             shape,
             [len(ids) for ids in encoded],
             catalog.learning_rate(self.model, shape.model_type),
+            len(frame),
         )
         with watch("tokenize"):
-            end = tokenizer.end_of_text
-            train = _windowed(encode(encoded, settings, end, progress), fit_on, settings)
+            frame = tokenizer.frame(settings.prompt)
+            train = _windowed(encode(encoded, settings, frame, progress), fit_on, settings, frame)
             validate = judged = None
             if held_out is not None:
                 judged = Encoded(
-                    encode(tokenizer.encode_batch(held_out[0]), settings, end), held_out[1]
+                    encode(tokenizer.encode_batch(held_out[0]), settings, frame), held_out[1]
                 )
-                validate = _windowed(judged.sequences, held_out, settings)
+                validate = _windowed(judged.sequences, held_out, settings, frame)
         computed: dict[bytes, Tensor] = {}
         tokens = 0
         self.choice_: dict[str, Any] | None = None
@@ -366,6 +371,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             pooling=self.pooling,  # type: ignore[arg-type]
             max_length=self.max_length,
             long_text=self.long_text,  # type: ignore[arg-type]
+            prompt=self.prompt,
             dtype=self.dtype,  # type: ignore[arg-type]
         )
         weight = self.class_weight
@@ -514,7 +520,9 @@ def _reached(model: TextModel, truth: Numbers, said: npt.NDArray[np.float64]) ->
     )
 
 
-def _windowed(sequences: Sequence[TokenIds], part: _Part, settings: Settings) -> Encoded:
+def _windowed(
+    sequences: Sequence[TokenIds], part: _Part, settings: Settings, frame: Frame
+) -> Encoded:
     """A part as it is trained on; where long texts are read in windows, window by window.
 
     Each has its text's label; the windows of a text count together as much as another text.
@@ -522,7 +530,7 @@ def _windowed(sequences: Sequence[TokenIds], part: _Part, settings: Settings) ->
     _, numbers, weights = part
     if settings.long_text != "window":
         return Encoded(sequences, numbers, weights)
-    parts, of = in_windows(sequences, settings)
+    parts, of = in_windows(sequences, settings, frame)
     shares = 1 / np.bincount(of)[of]
     if numbers.ndim == 2:
         shares = shares[:, None]

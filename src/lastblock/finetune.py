@@ -335,6 +335,7 @@ def make_classifier(config: RunConfig) -> TextClassifier:
         pooling=model.pooling,
         max_length=model.max_length,
         long_text=model.long_text,
+        prompt=model.prompt,
         dtype=model.dtype,
         epochs=train.epochs,
         learning_rate=train.learning_rate,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +20,7 @@ from lastblock.decision import UNSURE, Decision
 from lastblock.errors import ConfigError
 from lastblock.explanation import MOST_PAIRS, TOKEN_BUDGET, Explanation, Plan, make_plan
 from lastblock.runtime import Progress
-from lastblock.tokenization.batching import TokenIds, head_and_tail, windows
+from lastblock.tokenization.batching import Frame, TokenIds, head_and_tail, windows
 from lastblock.tokenization.tokenizer import Tokenizer
 
 
@@ -55,6 +56,11 @@ class TextModel:
     store: ActivationStore = field(default_factory=ActivationStore)
     decision: Decision = field(default_factory=Decision)
 
+    @cached_property
+    def frame(self) -> Frame:
+        """What the decoder reads around each text."""
+        return self.tokenizer.frame(self.settings.prompt)
+
     @property
     def class_names(self) -> list[str]:
         """The classes as strings, for tables and files."""
@@ -63,11 +69,11 @@ class TextModel:
     def encode(self, texts: Sequence[str], progress: Progress | None = None) -> list[TokenIds]:
         """Token ids as the settings want them; see ``encode``."""
         encoded = self.tokenizer.encode_batch(texts)
-        return encode(encoded, self.settings, self.tokenizer.end_of_text, progress)
+        return encode(encoded, self.settings, self.frame, progress)
 
     def fit_length(self, ids: TokenIds) -> TokenIds:
         """The same token ids, cut and filled as the settings say."""
-        return fit_length(ids, self.settings, self.tokenizer.end_of_text)
+        return fit_length(ids, self.settings, self.frame)
 
     def predict_proba(
         self, texts: Sequence[str], progress: Progress | None = None
@@ -96,7 +102,7 @@ class TextModel:
     def prepare(self, sequences: Sequence[TokenIds], progress: Progress | None = None) -> None:
         """Put the activations of these texts into the store, as ``logits`` will ask for them."""
         if self.settings.long_text == "window":
-            sequences = in_windows(sequences, self.settings)[0]
+            sequences = in_windows(sequences, self.settings, self.frame)[0]
         self.store.fill(self.classifier, sequences, progress)
 
     def logits(
@@ -108,7 +114,7 @@ class TextModel:
         """
         if self.settings.long_text != "window":
             return run_tail(self.classifier, sequences, self.store, progress).double().numpy()
-        parts, of = in_windows(sequences, self.settings)
+        parts, of = in_windows(sequences, self.settings, self.frame)
         logits = run_tail(self.classifier, parts, self.store, progress).double().numpy()
         starts = np.flatnonzero(np.diff(of, prepend=-1))
         total: npt.NDArray[np.float64] = np.add.reduceat(logits, starts)
@@ -168,7 +174,7 @@ class TextModel:
 def encode(
     encoded: Sequence[TokenIds],
     settings: Settings,
-    end_of_text: int,
+    frame: Frame,
     progress: Progress | None = None,
 ) -> list[TokenIds]:
     """Texts' token ids as a classifier with these settings wants them: cut, filled, never empty.
@@ -188,31 +194,35 @@ def encode(
             f"{lengths.sum() / kept:.1f} times the work",
         }[settings.long_text]
         progress.say(f"{long} and {done}" if done.startswith("were") else f"{long}; {done}")
-    return [fit_length(ids, settings, end_of_text) for ids in encoded]
+    return [fit_length(ids, settings, frame) for ids in encoded]
 
 
-def fit_length(ids: TokenIds, settings: Settings, end_of_text: int) -> TokenIds:
-    """Token ids, cut and filled as the settings say.
+def fit_length(ids: TokenIds, settings: Settings, frame: Frame) -> TokenIds:
+    """Token ids, cut, put into the prompt and filled as the settings say.
 
-    With pooling "padded" each text is filled with the end-of-text token to ``max_length``, and the
-    filling counts as text: the head reads its last position, as in the book.
+    Those to be read in windows are left as they are, for ``in_windows``. With pooling "padded" each
+    text is filled with the end-of-text token to ``max_length``, and the filling counts as text: the
+    head reads its last position, as in the book.
     """
     length = settings.max_length
     wanted = length if settings.pooling == "padded" else 1
     if len(ids) < wanted:
-        filling = np.full(wanted - len(ids), end_of_text, dtype=ids.dtype)
-        return np.concatenate([ids, filling])
+        filling = np.full(wanted - len(ids), frame.end_of_text, dtype=ids.dtype)
+        ids = np.concatenate([ids, filling])
     if settings.long_text == "window":
         return ids
     if settings.long_text == "head-tail":
-        return head_and_tail(ids, length)
-    return np.ascontiguousarray(ids[:length])
+        return frame.around(head_and_tail(ids, length))
+    return frame.around(ids[:length])
 
 
 def in_windows(
-    sequences: Sequence[TokenIds], settings: Settings
+    sequences: Sequence[TokenIds], settings: Settings, frame: Frame
 ) -> tuple[list[TokenIds], npt.NDArray[np.int64]]:
-    """The sequences' windows, one after the other, and the number of the sequence each is of."""
+    """The sequences' windows, one after the other, and the number of the sequence each is of.
+
+    Each window stands in the prompt.
+    """
     parts = [windows(ids, settings.max_length) for ids in sequences]
     of = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
-    return [part for each in parts for part in each], of
+    return [frame.around(part) for each in parts for part in each], of

@@ -20,6 +20,13 @@ from lastblock.runtime import faster_dtype
 # A text longer than this is cut by `auto` unless --max-length says otherwise: beyond it the
 # frozen pass costs more than most texts' later parts tell.
 AUTO_MAX_LENGTH = 512
+# What `auto` makes the decoder read: at the last token, the quotation mark, it is about to say the
+# text in one word, and its state tells far more than at the end of the bare text (PromptEOL, Jiang
+# et al. 2023, "Scaling Sentence Embeddings with Large Language Models", section 3.1). For pooling
+# "last" alone; not where it would take more than this share of what the decoder can read.
+PROMPT = 'This sentence: "{text}" means in one word: "'
+MOST_PROMPT = 1 / 4
+BARE = "{text}"
 AUTO_BATCH = 16
 # Few examples are gone through more often, so that there are some steps to learn in.
 LEAST_STEPS, MOST_EPOCHS = 60, 20
@@ -57,6 +64,7 @@ def resolve(
     decoder: DecoderConfig,
     lengths: Sequence[int],
     chapter6_learning_rate: float,
+    prompt_tokens: int = 0,
 ) -> Settings:
     """Every setting of a fit: the user's where given, else the recipe's.
 
@@ -69,6 +77,7 @@ def resolve(
         decoder: the shape of the pretrained decoder.
         lengths: tokens of each training text.
         chapter6_learning_rate: the model catalog's, for the book's procedure.
+        prompt_tokens: tokens of the words around a text, the user's or else ``PROMPT``'s.
 
     Raises:
         ConfigError: a choice does not fit this decoder.
@@ -84,7 +93,13 @@ def resolve(
     if chosen["train"] in ("lora", "all"):
         blocks = int(chosen["depth"])  # type: ignore[call-overload]
     chosen["trainable_blocks"] = 1 if blocks is None else blocks
-    _check_against(decoder, chosen)
+    if model.prompt is None and train.recipe == "auto":
+        fits = prompt_tokens <= MOST_PROMPT * decoder.max_position_embeddings
+        chosen["prompt"] = PROMPT if fits and chosen["pooling"] == "last" else BARE
+    room = decoder.max_position_embeddings - (prompt_tokens if chosen["prompt"] != BARE else 0)
+    if model.max_length is None:
+        chosen["max_length"] = min(int(chosen["max_length"]), room)  # type: ignore[call-overload]
+    _check_against(decoder, chosen, room)
     if chosen["dtype"] == "auto":
         chosen["dtype"] = faster_dtype(decoder.intermediate_size, decoder.hidden_size)
     resolved = Settings(**chosen)  # type: ignore[arg-type]
@@ -115,6 +130,7 @@ def _chapter6(
         "pooling": "padded",
         "max_length": min(max(lengths), decoder.max_position_embeddings),
         "long_text": "truncate",
+        "prompt": BARE,
         "epochs": 5,
         "learning_rate": learning_rate,
         "batch_size": 8,
@@ -137,6 +153,7 @@ def _auto(decoder: DecoderConfig, lengths: Sequence[int], _: float) -> dict[str,
         "pooling": "last",
         "max_length": min(AUTO_MAX_LENGTH, decoder.max_position_embeddings),
         "long_text": "truncate",
+        "prompt": BARE,
         "epochs": min(MOST_EPOCHS, max(5, math.ceil(LEAST_STEPS * AUTO_BATCH / len(lengths)))),
         "batch_size": AUTO_BATCH,
         "weight_decay": 0.1,
@@ -150,9 +167,12 @@ def _auto(decoder: DecoderConfig, lengths: Sequence[int], _: float) -> dict[str,
     }
 
 
-def _check_against(decoder: DecoderConfig, chosen: dict[str, object]) -> None:
-    limits = {"depth": decoder.num_hidden_layers, "max_length": decoder.max_position_embeddings}
+def _check_against(decoder: DecoderConfig, chosen: dict[str, object], room: int) -> None:
+    """``room``: tokens that the decoder can read besides the prompt's."""
+    limits = {"depth": decoder.num_hidden_layers, "max_length": room}
     for name, most in limits.items():
+        if most < 1:
+            raise ConfigError(f"--prompt: it leaves no room for a text; shorten it by {1 - most}")
         if int(chosen[name]) > most:  # type: ignore[call-overload]
             raise ConfigError(
                 f"--{name.replace('_', '-')} {chosen[name]} is more than this decoder has ({most})"

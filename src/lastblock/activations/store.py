@@ -232,12 +232,7 @@ def run_summary(
     classifier: SequenceClassifier, sequences: Sequence[TokenIds], store: ActivationStore
 ) -> Tensor:
     """What the probe sees of each text, (n, n_features), float32, likewise."""
-    width = len(classifier.summary_depths) * classifier.decoder.config.hidden_size
-
-    def summary(activations: Tensor, _: Tensor) -> Tensor:
-        return classifier.summary(activations)
-
-    return _run(summary, width, classifier, sequences, store, None)
+    return _run(classifier.summary, classifier.probed, classifier, sequences, store, None)
 
 
 @torch.inference_mode()

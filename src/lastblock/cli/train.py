@@ -77,6 +77,7 @@ def configure(
     pooling: Annotated[Pooling | None, setting(ModelConfig, "pooling")] = None,
     max_length: Annotated[int | None, setting(ModelConfig, "max_length", "N")] = None,
     long_text: Annotated[LongText | None, setting(ModelConfig, "long_text")] = None,
+    prompt: Annotated[str | None, setting(ModelConfig, "prompt")] = None,
     dtype: Annotated[DType, setting(ModelConfig, "dtype")] = "auto",
     cache_size: Annotated[float | None, setting(RunConfig, "cache_size", "GB")] = None,
     no_cache: Annotated[
@@ -113,6 +114,7 @@ def configure(
             pooling=pooling,
             max_length=max_length,
             long_text=long_text,
+            prompt=prompt,
             dtype=dtype,
         ),
         train=TrainConfig(

@@ -6,11 +6,37 @@ Knows no model and no text.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 TokenIds = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Token ids that stand ``before`` and ``after`` each text's own.
+
+    ``start`` is what the tokenizer puts before everything, or nothing; ``before`` has it already.
+    """
+
+    end_of_text: int
+    start: TokenIds
+    before: TokenIds
+    after: TokenIds
+
+    def __len__(self) -> int:
+        return len(self.before) + len(self.after)
+
+    def around(self, ids: TokenIds) -> TokenIds:
+        """A text's token ids in their place."""
+        if not len(self):
+            return np.ascontiguousarray(ids)
+        start = len(self.start)
+        if start and np.array_equal(ids[:start], self.start):
+            ids = ids[start:]
+        return np.concatenate([self.before, ids, self.after])
 
 
 def token_budget_batches(lengths: Sequence[int], budget: int) -> Iterator[npt.NDArray[np.int64]]:

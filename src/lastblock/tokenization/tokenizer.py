@@ -28,7 +28,7 @@ from tokenizers import (
 from tokenizers import Tokenizer as Backend
 
 from lastblock.errors import DataError, WeightsError
-from lastblock.tokenization.batching import TokenIds
+from lastblock.tokenization.batching import Frame, TokenIds
 
 FILE = "tokenizer.json"
 GGUF_FILE = "gguf_tokenizer.json"
@@ -178,6 +178,14 @@ class Tokenizer:
         except (TypeError, UnicodeEncodeError):
             raise DataError(_first_unusable([text])) from None
         return np.array(encoded.ids, dtype=np.int32), list(encoded.offsets)
+
+    def frame(self, prompt: str) -> Frame:
+        """The token ids around a text in ``prompt``, where it stands for ``{text}``."""
+        before, after = prompt.split("{text}")
+        start, *parts = self.encode_batch(["", before, after])
+        if not before and not after:
+            parts = [start[:0], start[:0]]
+        return Frame(self.end_of_text, start, parts[0], parts[1][len(start) :])
 
     def save(self, path: Path) -> None:
         """Write ``tokenizer.json``."""

@@ -1,0 +1,90 @@
+"""What a linear probe reads at each depth, by the words that the decoder reads around a text.
+
+    python benchmarks/prompts.py [--sets trec6 emotion sst2] [--prompts '{text}' ...]
+
+A ridge regression on the last token's state and the mean state, fitted on 8 and on 64 examples a
+class, right so often on 400 test texts; mean of two draws. Reads the sets in LASTBLOCK_DATA.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from accuracy import SETS, read
+from torch import Tensor
+
+from lastblock.classifier import mean_state
+from lastblock.config import DEFAULT_MODEL
+from lastblock.decoder import hub, loading
+from lastblock.decoder.decoder import Decoder
+from lastblock.probe import fit_probe
+from lastblock.recipe import BARE, PROMPT
+from lastblock.tokenization.batching import TokenIds, pad, token_budget_batches
+from lastblock.tokenization.tokenizer import Tokenizer
+
+PROMPTS = (BARE, PROMPT, '{text}\nIn one word, this text is about: "')
+DEPTHS = (4, 8, 12, 15, 17, 20, 22, 25, 27, 30)
+NUMBERS, SEEDS = (8, 64), (1, 2)
+
+
+@torch.inference_mode()
+def features(decoder: Decoder, sequences: list[TokenIds]) -> list[Tensor]:
+    """Last token's and mean state (n, 2 C) at each of ``DEPTHS``."""
+    found = [torch.empty(len(sequences), 2 * decoder.config.hidden_size) for _ in DEPTHS]
+    for batch in token_budget_batches([len(ids) for ids in sequences], 1024):
+        ids, lengths = pad([sequences[i] for i in batch], pad_id=0)
+        size, x, done = torch.tensor(lengths), decoder.embed(torch.from_numpy(ids)), 0
+        for into, depth in zip(found, DEPTHS, strict=True):
+            x, done = decoder.run(x, done, depth), depth
+            last = x[torch.arange(len(x)), size - 1]
+            into[torch.from_numpy(batch)] = torch.cat([last, mean_state(x, size)], 1)
+    return found
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sets", nargs="+", choices=SETS, default=["trec6", "emotion", "sst2"])
+    parser.add_argument("--prompts", nargs="+", default=list(PROMPTS))
+    parser.add_argument("--test", type=int, default=400)
+    given = parser.parse_args()
+    if "LASTBLOCK_DATA" not in os.environ:
+        sys.exit("LASTBLOCK_DATA is not set: it names the folder with the sets")
+    folder = hub.resolve(DEFAULT_MODEL).folder
+    tokenizer, decoder = Tokenizer.from_pretrained(folder), loading.load_decoder(folder)
+    print(f"{'set':<10}{'a class':>8}" + "".join(f"{depth:>7}" for depth in DEPTHS) + "  prompt")
+    for name in given.sets:
+        train, test = read(Path(os.environ["LASTBLOCK_DATA"]), name, given.test)
+        classes, numbers = np.unique(np.asarray(train.labels), return_inverse=True)
+        truth = torch.from_numpy(np.searchsorted(classes, np.asarray(test.labels)))
+        drawn = {
+            (seed, n): np.concatenate([order[numbers[order] == c][:n] for c in range(len(classes))])
+            for seed in SEEDS
+            for n in NUMBERS
+            for order in [np.random.default_rng(seed).permutation(len(train))]
+        }
+        rows = np.unique(np.concatenate(list(drawn.values())))
+        for prompt in given.prompts:
+            texts = [*(train.texts[row] for row in rows), *test.texts]
+            frame = tokenizer.frame(prompt)
+            states = features(decoder, [frame.around(ids) for ids in tokenizer.encode_batch(texts)])
+            for n in NUMBERS:
+                line = []
+                for state in states:
+                    right = []
+                    for seed in SEEDS:
+                        taken = np.searchsorted(rows, drawn[seed, n])
+                        probe = fit_probe(state[taken], torch.from_numpy(numbers[drawn[seed, n]]))
+                        said = (state[len(rows) :] @ probe.weight.T + probe.bias).argmax(1)
+                        right.append(float((said == truth).float().mean()))
+                    line.append(f"{np.mean(right):>7.3f}")
+                print(f"{name:<10}{n:>8}" + "".join(line) + f"  {prompt!r}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
