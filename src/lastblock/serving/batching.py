@@ -34,15 +34,11 @@ FILLING, FILLING_SHARE = 40, 0.05
 # A text that differs by this many tokens less goes along as if it had waited a second longer.
 TOKENS_A_SECOND = 100
 # A burst may fill the queue. One that stays more than half full for STANDING_SECONDS is no burst
-# and only makes all wait longer: what waits is then kept to OVERLOAD_SECONDS of work, or
-# OVERLOAD_TEXTS where that is more, for fewer do not make good batches. So whoever comes when it
-# is over is answered soon. It is over when for CALM_SECONDS nobody was refused, or few were: a
-# short queue is slower than a long one, and would go on refusing what a long one can take.
+# and only makes all wait longer: what waits is then kept to OVERLOAD_SECONDS of work, until nobody
+# was refused for CALM_SECONDS. So whoever comes when it is over is answered soon.
 STANDING_SECONDS = 2.0
 OVERLOAD_SECONDS = 0.4
-OVERLOAD_TEXTS = 8
 CALM_SECONDS = 0.5
-FEW_REFUSED = 0.4  # share of the last ten or so
 
 
 class Model(Protocol):
@@ -111,7 +107,6 @@ class Batcher:
         self._singles = 0
         self._calm = time.monotonic()  # when the queue was last half empty
         self._overload_ends = 0.0
-        self._refused = 1.0  # share of those that came lately, while too much came
         self._tokens_a_second = 1000.0
         self._closed = False
         self._changed = threading.Condition()
@@ -187,15 +182,11 @@ class Batcher:
         now = time.monotonic()
         tokens = sum(len(item.ids) for item in self._waiting if not item.bulk)
         overloaded = now < self._overload_ends or now > self._calm + STANDING_SECONDS
-        seconds = tokens / self._tokens_a_second
         # Who waits for half the time that a request may take is let in to be answered too late.
-        is_full = seconds > self._max_seconds / 2 or self._singles + more > self._max_waiting
-        if not overloaded:
-            self._refused = 1.0
-            return is_full
-        is_full |= seconds > OVERLOAD_SECONDS and self._singles >= OVERLOAD_TEXTS
-        self._refused += (is_full - self._refused) / 10
-        if is_full and self._refused > FEW_REFUSED:
+        most = OVERLOAD_SECONDS if overloaded else self._max_seconds / 2
+        too_long = tokens / self._tokens_a_second > most
+        is_full = too_long or self._singles + more > self._max_waiting
+        if overloaded and is_full:
             self._overload_ends = now + CALM_SECONDS
         return is_full
 
