@@ -79,10 +79,12 @@ def read_targets(y: Any) -> Targets:
         raise DataError("TextClassifier requires y to be passed, but the target y is None")
     if hasattr(y, "toarray"):  # a sparse matrix
         y = y.toarray()
-    if hasattr(y, "__array__") and np.ndim(y) == 2 and np.shape(y)[1] > 1:
-        return _columns(np.asarray(y))
-    if hasattr(y, "__array__") and not _holds_sets(y):
-        y = column_or_1d(y, warn=True)  # takes (n, 1), with a warning
+    if hasattr(y, "__array__"):
+        y = np.asarray(y)
+        if y.ndim == 2 and y.shape[1] > 1:
+            return _columns(y)
+        if y.ndim != 1 or not _holds_sets(y):
+            y = column_or_1d(y, warn=True)  # takes (n, 1), with a warning
     given = list(y)
     if _holds_sets(given):
         return _columns(np.asarray(given)) if _is_matrix(given) else _sets(given)
