@@ -6,15 +6,16 @@ from pathlib import Path
 
 from lastblock.data.survey import Survey
 
-_TEMPLATE = Path(__file__).parents[1] / "templates" / "survey.html"
+_TEMPLATES = Path(__file__).parents[1] / "templates"
 _MOST_CLASSES = 200
 
 
 def render(survey: Survey) -> str:
     """The page's HTML; every text in it is escaped."""
-    from jinja2 import Environment, StrictUndefined
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    environment = Environment(autoescape=True, undefined=StrictUndefined)
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined
+    )
     environment.filters["count"] = "{:,}".format
-    template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
-    return template.render(s=survey, most_classes=_MOST_CLASSES)
+    return environment.get_template("survey.html").render(s=survey, most_classes=_MOST_CLASSES)
