@@ -21,7 +21,7 @@ from lastblock.decoder import hub, loading
 from lastblock.decoder.config import DecoderConfig
 from lastblock.decoder.decoder import Decoder
 from lastblock.inference import TextModel
-from lastblock.recipe import resolve
+from lastblock.recipe import PROMPT, resolve
 from lastblock.runtime import cache_folder
 from lastblock.tokenization.tokenizer import Tokenizer
 
@@ -72,10 +72,11 @@ def untrained(depth: int = 20) -> TextModel:
     """The default decoder cut at a depth, with a head for two classes that has learnt nothing."""
     files = hub.resolve(DEFAULT_MODEL)
     shape = loading.read_config(files.folder)
-    chosen = resolve(ModelConfig(depth=depth, dtype="float32"), TrainConfig(), shape, [64], 1e-3)
+    tokenizer = Tokenizer.from_pretrained(files.folder)
+    wanted, asked = ModelConfig(depth=depth, dtype="float32"), len(tokenizer.frame(PROMPT))
+    chosen = resolve(wanted, TrainConfig(), shape, [64], 1e-3, asked)
     settings = dataclasses.replace(chosen, summary_depths=())
     classifier = SequenceClassifier(loading.load_decoder(files.folder, depth=depth), 2)
-    tokenizer = Tokenizer.from_pretrained(files.folder)
     return TextModel(tokenizer, classifier, ["ham", "spam"], settings)
 
 

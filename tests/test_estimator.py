@@ -270,7 +270,10 @@ def test_what_is_read_around_a_text(
     resolved = recipe.resolve(model, TrainConfig(), decoder, [5], 1e-3, tokens)
     assert (resolved.prompt, resolved.max_length) == (prompt, most)
     book = TrainConfig(recipe="chapter6")
-    assert recipe.resolve(ModelConfig(dtype="float32"), book, decoder, [5], 1e-3).prompt == "{text}"
+    assert (
+        recipe.resolve(ModelConfig(dtype="float32"), book, decoder, [5], 1e-3, 16).prompt
+        == "{text}"
+    )
 
 
 def test_the_choice_is_told(pretrained: Path) -> None:

@@ -64,7 +64,7 @@ def resolve(
     decoder: DecoderConfig,
     lengths: Sequence[int],
     chapter6_learning_rate: float,
-    prompt_tokens: int = 0,
+    prompt_tokens: int,
 ) -> Settings:
     """Every setting of a fit: the user's where given, else the recipe's.
 
@@ -93,9 +93,9 @@ def resolve(
     if chosen["train"] in ("lora", "all"):
         blocks = int(chosen["depth"])  # type: ignore[call-overload]
     chosen["trainable_blocks"] = 1 if blocks is None else blocks
-    if model.prompt is None and train.recipe == "auto":
-        fits = prompt_tokens <= MOST_PROMPT * decoder.max_position_embeddings
-        chosen["prompt"] = PROMPT if fits and chosen["pooling"] == "last" else BARE
+    # auto's prompt is for its pooling, which the user may have chosen otherwise.
+    fits = prompt_tokens <= MOST_PROMPT * decoder.max_position_embeddings
+    chosen.setdefault("prompt", PROMPT if fits and chosen["pooling"] == "last" else BARE)
     room = decoder.max_position_embeddings - (prompt_tokens if chosen["prompt"] != BARE else 0)
     if model.max_length is None:
         chosen["max_length"] = min(int(chosen["max_length"]), room)  # type: ignore[call-overload]
@@ -153,7 +153,6 @@ def _auto(decoder: DecoderConfig, lengths: Sequence[int], _: float) -> dict[str,
         "pooling": "last",
         "max_length": min(AUTO_MAX_LENGTH, decoder.max_position_embeddings),
         "long_text": "truncate",
-        "prompt": BARE,
         "epochs": min(MOST_EPOCHS, max(5, math.ceil(LEAST_STEPS * AUTO_BATCH / len(lengths)))),
         "batch_size": AUTO_BATCH,
         "weight_decay": 0.1,
