@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pandas
 import polars as pl
 import pytest
 
@@ -154,7 +155,6 @@ def test_objects_are_taken(data: Any) -> None:
 
 
 def test_a_pandas_frame_is_taken() -> None:
-    pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame({"text": TEXTS, "label": [1.0, None, 2.0]})
     assert from_object(frame, keep_empty=True).labels == [1, "", 2]
 
