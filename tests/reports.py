@@ -1,7 +1,10 @@
 """Made-up reports, as ``finetune`` hands them to ``write_report``, with any number of classes."""
 
+import json
+from pathlib import Path
 from typing import Any
 
+import jsonschema_rs
 import numpy as np
 
 from lastblock.evaluation import (
@@ -156,3 +159,12 @@ def history(validation=True, epochs=2) -> History:
         known = 0.8 + i / (5 * epochs) if validation else None
         made.accuracies.append({**accuracy, "train_accuracy": 0.9, "validation_accuracy": known})
     return made
+
+
+def check_schema(path: Path, root: Path) -> None:
+    """Whether a report.json is as docs/report.schema.json says, and has nothing besides."""
+    schema = json.loads((root / "docs" / "report.schema.json").read_text("utf-8"))
+    found = json.loads(path.read_text("utf-8"))
+    errors = jsonschema_rs.validator_for(schema).iter_errors(found)
+    assert [error.message for error in errors] == []
+    assert set(found) <= set(schema["properties"])
