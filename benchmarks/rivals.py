@@ -123,7 +123,7 @@ def trainer(
             per_device_eval_batch_size=16,
             num_train_epochs=epochs,
             learning_rate=5e-4 if last_block else 5e-5,
-            warmup_ratio=0.1,
+            warmup_steps=0.1,  # below 1: a share of all steps
             seed=seed,
             use_cpu=True,
             report_to="none",
@@ -158,6 +158,8 @@ def transformers_classifier(n_classes: int, *, last_block: bool) -> tuple[Any, A
             **options, dtype=torch.float32, num_labels=n_classes
         )
     model.config.pad_token_id = tokenizer.pad_token_id
+    # The weights were dequantised when read; a Trainer would still refuse the model as quantised.
+    model.is_quantized = False
     if last_block:
         trained = (model.model.layers[-1], model.model.norm, model.score)
         for parameter in model.parameters():
