@@ -32,8 +32,8 @@ from lastblock.tokenization.batching import TokenIds, pad, token_budget_batches
 # few depths are held in memory.
 MOST_TEXTS = 512
 MOST_TOKENS = 32_768
-# Depths that are probed, as shares of the decoder, at about every fifteenth. Above, a probe gains on
-# none of the three sets that were looked at, and every block costs time (docs/experiments.md).
+# Depths that are probed, as shares of the decoder, at about every fifteenth. Above, a probe gains
+# on none of the three sets that were looked at, and every block costs time (docs/experiments.md).
 LOWEST, HIGHEST, STEPS = 1 / 3, 3 / 4, 15
 # Depths for the mean states that the classifier's own probe sees, as shares of the decoder.
 SUMMARY = (1 / 4, 1 / 2)
