@@ -13,7 +13,6 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from lastblock import recipe
 from lastblock.activations import ActivationStore
@@ -34,7 +33,7 @@ def new_model(folder: Path, tokenizer: Tokenizer, settings: Settings) -> TextMod
     """A classifier as it is before training; the head is drawn from torch's own generator."""
     pooling = "last" if settings.pooling == "padded" else settings.pooling
     classifier = SequenceClassifier(loading.load_decoder(folder), 2, pooling=pooling)
-    classifier.set_prefix_dtype(getattr(torch, settings.dtype))
+    classifier.set_prefix_precision(settings.dtype)
     return TextModel(tokenizer, classifier, ["ham", "spam"], settings)
 
 

@@ -23,7 +23,7 @@ print(json.dumps(load(sys.argv[1]).predict_proba(json.loads(sys.argv[2])).tolist
 """
 
 
-@pytest.fixture(scope="module", params=["float32", "bfloat16"])
+@pytest.fixture(scope="module", params=["float32", "bfloat16", "int8"])
 def classifier(request: pytest.FixtureRequest, pretrained: Path) -> TextClassifier:
     texts, labels = messages(40)
     return TextClassifier(str(pretrained), dtype=request.param, epochs=2).fit(texts, labels)

@@ -58,7 +58,7 @@ def test_only_the_tail_is_trained() -> None:
     trained = {name for name, p in classifier.named_parameters() if p.requires_grad}
     assert all(name.startswith(("decoder.blocks.3.", "decoder.norm.", "head.")) for name in trained)
     assert len(trained) == len(dict(classifier.decoder.blocks[3].named_parameters())) + 3
-    classifier.set_prefix_dtype(torch.bfloat16)
+    classifier.set_prefix_precision("bfloat16")
     for name, parameter in classifier.named_parameters():
         assert parameter.dtype == (torch.float32 if name in trained else torch.bfloat16)
 
@@ -95,7 +95,7 @@ def test_more_trainable_blocks_than_kept_is_refused() -> None:
 def test_the_probe_sees_mean_states_and_the_last_one(dtype: torch.dtype) -> None:
     decoder = random_decoder()
     classifier = SequenceClassifier(decoder, 3, summary_depths=(1, 3))
-    classifier.set_prefix_dtype(dtype)
+    classifier.set_prefix_precision(str(dtype).removeprefix("torch."))
     ids, lengths = random_batch()
     with torch.no_grad():
         activations = classifier.prefix(ids, lengths)
@@ -159,7 +159,7 @@ def test_adapters_change_nothing_at_first_and_stay_when_merged(family: str) -> N
 
 def test_all_trains_the_embeddings_too() -> None:
     classifier = SequenceClassifier(random_decoder(), 2, trainable_blocks=4, train_embeddings=True)
-    classifier.set_prefix_dtype(torch.bfloat16)
+    classifier.set_prefix_precision("bfloat16")
     ids, lengths = random_batch()
     classifier(ids, lengths).sum().backward()
     for name, parameter in classifier.named_parameters():

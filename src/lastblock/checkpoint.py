@@ -28,6 +28,7 @@ from lastblock.decision import Decision
 from lastblock.decoder.config import DecoderConfig
 from lastblock.decoder.decoder import Decoder
 from lastblock.decoder.loading import shapes_only
+from lastblock.decoder.precision import empty_int8
 from lastblock.errors import LastblockError, SavedModelError
 from lastblock.inference import TextModel
 from lastblock.tokenization.tokenizer import Tokenizer
@@ -165,7 +166,11 @@ def _empty_classifier(
 ) -> SequenceClassifier:
     """The right shapes, no memory: weights are put in their places as they are read."""
     with shapes_only():
-        return make_classifier(Decoder(decoder, settings.depth), settings, n_classes)
+        classifier = make_classifier(Decoder(decoder, settings.depth), settings, n_classes)
+        if settings.dtype == "int8":
+            empty_int8(classifier.decoder, classifier.frozen_blocks)
+    classifier.prefix_precision = settings.dtype
+    return classifier
 
 
 def _read_weights(path: Path, classifier: SequenceClassifier) -> dict[str, torch.Tensor]:

@@ -23,8 +23,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from lastblock.config import Settings
+from lastblock.config import Precision, Settings
 from lastblock.decoder.decoder import Decoder
+from lastblock.decoder.precision import precision_facts, set_precision
 from lastblock.errors import ConfigError
 
 PooledBy = Literal["last", "mean", "first"]
@@ -80,6 +81,7 @@ class SequenceClassifier(nn.Module):
             for parameter in self.probe.parameters():  # fitted in closed form, not by gradients
                 nn.init.zeros_(parameter).requires_grad_(False)
         self.train_embeddings = train_embeddings
+        self.prefix_precision: Precision | None = None  # as the weights are stored
         for parameter in self.decoder.parameters():
             parameter.requires_grad_(False)
         for module in self._trainable_modules():
@@ -117,16 +119,18 @@ class SequenceClassifier(nn.Module):
         blocks = self.decoder.blocks[self.frozen_blocks : -1]
         return [m for block in blocks for m in block.modules() if isinstance(m, nn.Linear)]
 
-    def set_prefix_dtype(self, dtype: torch.dtype) -> None:
-        """Turn the frozen prefix to the dtype it will compute in; the tail stays float32."""
-        for embeddings in () if self.train_embeddings else self._embeddings():
-            embeddings.to(dtype)
-        for block in self.decoder.blocks[: self.frozen_blocks]:
-            block.to(dtype)
+    def set_prefix_precision(self, precision: Precision, sample: Tensor | None = None) -> None:
+        """Turn the frozen prefix to what it will compute in; the tail stays float32.
+
+        ``sample`` (T,), token ids of some text, is for int8: see ``set_precision``.
+        """
+        embed = not self.train_embeddings
+        set_precision(self.decoder, self.frozen_blocks, precision, sample, embed=embed)
+        self.prefix_precision = precision
 
     @property
     def prefix_dtype(self) -> torch.dtype:
-        """What the frozen prefix computes in."""
+        """What activations are stored in: the frozen prefix's states."""
         dtype: torch.dtype = self.decoder.embed_tokens.weight.dtype
         return dtype
 
@@ -136,6 +140,8 @@ class SequenceClassifier(nn.Module):
         Activations on disk are kept by it.
         """
         dtype = str(self.prefix_dtype).removeprefix("torch.")
+        if self.prefix_precision is not None:
+            dtype = precision_facts(self.decoder, self.frozen_blocks, self.prefix_precision)
         summaries = "+".join(map(str, self.summary_depths))
         return {"frozen_blocks": self.frozen_blocks, "summaries": summaries, "dtype": dtype}
 
@@ -251,7 +257,7 @@ class LowRank(nn.Module):
 
 
 def make_classifier(decoder: Decoder, settings: Settings, n_classes: int) -> SequenceClassifier:
-    """The classifier that these settings describe, with a new head."""
+    """The classifier that these settings describe, with a new head; its weights as they are."""
     return SequenceClassifier(
         decoder,
         n_classes,

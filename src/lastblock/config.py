@@ -30,7 +30,8 @@ Tracker = Literal["tensorboard", "mlflow", "wandb"]
 # of a matrix of zeros and ones.
 LabelForm = Literal["one", "several", "columns"]
 ClassWeight = Literal["balanced"] | Mapping[Any, float] | None
-DType = Literal["auto", "float32", "bfloat16"]
+Precision = Literal["float32", "bfloat16", "int8"]
+DType = Literal["auto", "float32", "bfloat16", "int8"]
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 DEFAULT_SEPARATOR = "|"  # between the labels of a text, where none is given
@@ -215,7 +216,8 @@ class ModelConfig:
         "none. The recipe's own if not given: auto asks for the text in one word.",
     )
     dtype: DType = _setting(
-        "auto", "Arithmetic of the frozen prefix; auto times both at start and takes the faster."
+        "auto",
+        "Arithmetic of the frozen prefix; auto takes what this processor is fastest at.",
     )
 
     def __post_init__(self) -> None:
@@ -532,7 +534,7 @@ class Settings:
     trainable_blocks: int
     pooling: Pooling
     max_length: int
-    dtype: Literal["float32", "bfloat16"]
+    dtype: Precision
     epochs: int
     learning_rate: float
     batch_size: int

@@ -93,7 +93,7 @@ def choose_depth(
     """Choose how many blocks to freeze, from training texts alone.
 
     Args:
-        decoder: whole, in the dtype its frozen blocks will compute in.
+        decoder: up to the last of ``candidates``, in what its frozen blocks will compute in.
         sequences: token ids of the training texts.
         targets: class numbers (n,), or indicators (n, n_classes) for several labels a text.
         trainable_blocks: how many blocks must be left above the frozen ones.

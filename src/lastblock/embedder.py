@@ -21,7 +21,8 @@ from lastblock.config import DEFAULT_MODEL, ModelConfig, cache_bytes
 from lastblock.data.examples import check_texts
 from lastblock.decoder import hub, loading
 from lastblock.errors import ConfigError
-from lastblock.runtime import faster_dtype
+from lastblock.recipe import SAMPLE
+from lastblock.runtime import fastest_precision
 from lastblock.tokenization.batching import TokenIds
 from lastblock.tokenization.tokenizer import Tokenizer
 
@@ -39,7 +40,8 @@ class TextEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
             after the decoder's final norm.
         pooling: "mean" of all tokens' states, or that of the "last" or "first" token.
         max_length: tokens a text is cut to; 512, or what the decoder reads at most, if None.
-        dtype: of all blocks but the last kept: "auto", "float32" or "bfloat16".
+        dtype: of all blocks but the last kept: "auto", "float32", "bfloat16" or
+            "int8".
         cache_size: gigabytes on disk for activations, where later calls on the same texts find
             them; 0 for none. If None: LASTBLOCK_CACHE_SIZE, or 2.
 
@@ -97,14 +99,17 @@ class TextEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         # Without a head, what the tail says of a text is what a head would see.
         states.head = nn.Identity()  # type: ignore[assignment]
         states.head.out_features = shape.hidden_size
-        dtype = self.dtype
-        if dtype == "auto":
-            dtype = faster_dtype(shape.intermediate_size, shape.hidden_size)
-        states.set_prefix_dtype(getattr(torch, dtype))
+        tokenizer = Tokenizer.from_pretrained(files.folder)
+        precision = self.dtype
+        if precision == "auto":
+            rows, columns = shape.intermediate_size, shape.hidden_size
+            precision = fastest_precision(rows, columns, int8=True)
+        sample = torch.from_numpy(tokenizer.encode_batch([SAMPLE])[0])
+        states.set_prefix_precision(precision, sample)  # type: ignore[arg-type]
         self.depth_, self.max_length_ = depth, max_length
         self._n_features_out = shape.hidden_size
         self._files, self._states = files, states
-        self._tokenizer = Tokenizer.from_pretrained(files.folder)
+        self._tokenizer = tokenizer
         return self
 
     def transform(self, X: Iterable[str]) -> npt.NDArray[np.float32]:

@@ -37,7 +37,8 @@ from lastblock.data.examples import Label, Rows, check_texts
 from lastblock.data.split import holdout
 from lastblock.decision import UNSURE, Decision, with_thresholds
 from lastblock.decoder import catalog, hub, loading
-from lastblock.depth import Choice, choose_depth
+from lastblock.decoder.precision import precision_facts, set_precision
+from lastblock.depth import Choice, candidates, choose_depth
 from lastblock.ensemble import add_probe
 from lastblock.errors import ConfigError, DataError
 from lastblock.explanation import Explanations
@@ -70,7 +71,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         max_length: tokens a text is cut to.
         long_text: what is read of a longer one: "truncate", "head-tail" or "window".
         prompt: words that the decoder reads around each text, which stands for ``{text}``.
-        dtype: of the frozen prefix: "auto", "float32" or "bfloat16".
+        dtype: of the frozen prefix: "auto", "float32", "bfloat16" or "int8".
         epochs: passes over the training texts.
         learning_rate: peak learning rate of AdamW.
         batch_size: texts in a step.
@@ -200,6 +201,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         )
         with watch("tokenize"):
             frame = tokenizer.frame(settings.prompt)
+            sample = torch.from_numpy(frame.around(tokenizer.encode_batch([recipe.SAMPLE])[0]))
             train = _windowed(encode(encoded, settings, frame, progress), fit_on, settings, frame)
             validate = judged = None
             if held_out is not None:
@@ -213,7 +215,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.mixture_: dict[str, Any] | None = None
         if recipe.chooses_depth(settings, model_config):
             with watch("activations"):
-                choice = self._choose_depth(files, train, settings, progress)
+                choice = self._choose_depth(files, train, settings, sample, progress)
             settings = recipe.at_depth(
                 settings, shape, choice.frozen_blocks + settings.trainable_blocks
             )
@@ -228,7 +230,12 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 settings,
                 len(self.classes_),
             )
-            classifier.set_prefix_dtype(getattr(torch, settings.dtype))
+            classifier.set_prefix_precision(settings.dtype, sample)
+            if settings.dtype == "int8":
+                progress.say(
+                    "frozen blocks multiply in 8-bit integers, about twice as fast as in float32 "
+                    "and nearly as exact (--dtype float32 for that)"
+                )
         store = open_store(classifier.prefix_facts(), files, self.cache_size)
         with watch("activations"):
             everything = [*train.sequences, *(validate.sequences if validate else ())]
@@ -259,14 +266,22 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return self
 
     def _choose_depth(
-        self, files: hub.PretrainedFiles, train: Encoded, settings: Settings, progress: Progress
+        self,
+        files: hub.PretrainedFiles,
+        train: Encoded,
+        settings: Settings,
+        sample: Tensor,
+        progress: Progress,
     ) -> Choice:
-        """Where to cut the decoder, from the training texts."""
-        decoder = loading.load_decoder(files.folder).to(getattr(torch, settings.dtype))
+        """Where to cut the decoder, from the training texts; ``sample`` is for int8."""
+        shape = loading.read_config(files.folder)
+        highest = candidates(shape.num_hidden_layers, settings.trainable_blocks)[-1]
+        decoder = loading.load_decoder(files.folder, depth=highest)
+        set_precision(decoder, highest, settings.dtype, sample)
         facts: dict[str, str | int] = {
             "pooled": "last and mean at each candidate",
             "trainable_blocks": settings.trainable_blocks,
-            "dtype": settings.dtype,
+            "dtype": precision_facts(decoder, highest, settings.dtype),
         }
         labels, weights = train.tensors()
         return choose_depth(

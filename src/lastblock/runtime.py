@@ -14,10 +14,12 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     import torch
+
+    from lastblock.config import Precision
 
 # bfloat16 has to be this much faster before it is worth its rounding; well away from 1, so that
 # the same machine chooses the same dtype every time.
@@ -125,16 +127,31 @@ def seed_everything(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def faster_dtype(rows: int, columns: int) -> Literal["float32", "bfloat16"]:
-    """Time one matrix product of a decoder's shape in both; the faster one's name.
+def has_int8_instructions() -> bool:
+    """Whether this processor multiplies 8-bit integers fast (VNNI), and torch has it do so."""
+    import torch
 
-    Processors without bfloat16 instructions emulate them, many times slower than float32; those
-    for which torch's own library says so are not timed, since a busy machine's times mean little.
+    return bool(torch.cpu._is_vnni_supported()) and hasattr(torch.ops.onednn, "qlinear_pointwise")
+
+
+def fastest_precision(rows: int, columns: int, *, int8: bool) -> Precision:
+    """What to multiply a decoder's matrices of this shape in: bfloat16, int8 or float32.
+
+    bfloat16 where one product, timed in both, is faster than float32; else int8 where it is allowed
+    and the processor has instructions for it, which make it twice as fast, scaling and rounding
+    included. Processors without bfloat16 instructions emulate them, many times slower than float32;
+    those for which torch's own library says so are not timed, since a busy machine's times mean
+    little.
     """
     import torch
 
-    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        return "float32"
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported() or not _bfloat16_pays(rows, columns):
+        return "int8" if int8 and has_int8_instructions() else "float32"
+    return "bfloat16"
+
+
+def _bfloat16_pays(rows: int, columns: int) -> bool:
+    import torch
 
     def seconds(dtype: torch.dtype) -> float:
         x, weight = torch.randn(1024, columns).to(dtype), torch.randn(rows, columns).to(dtype)
@@ -147,4 +164,4 @@ def faster_dtype(rows: int, columns: int) -> Literal["float32", "bfloat16"]:
 
     with torch.inference_mode(), torch.random.fork_rng(devices=[]):
         slow, fast = seconds(torch.float32), seconds(torch.bfloat16)
-    return "bfloat16" if slow > WORTH_BFLOAT16 * fast else "float32"
+    return slow > WORTH_BFLOAT16 * fast

@@ -61,7 +61,7 @@ def distinct(sequences: list[TokenIds]) -> int:
 def test_a_second_store_computes_nothing_and_gives_the_same_bits(
     classifier: SequenceClassifier, dtype: torch.dtype
 ) -> None:
-    classifier.set_prefix_dtype(dtype)
+    classifier.set_prefix_precision(str(dtype).removeprefix("torch."))
     sequences = list(random_part(30).sequences)
     memory, first = ActivationStore(), ActivationStore(a_shelf(classifier))
     second = ActivationStore(a_shelf(classifier))
@@ -94,7 +94,7 @@ def test_another_prefix_finds_nothing(classifier: SequenceClassifier, what: str)
     elif what == "blocks":
         other = SequenceClassifier(random_decoder(), 2, trainable_blocks=2)
     else:
-        other.set_prefix_dtype(torch.bfloat16)
+        other.set_prefix_precision("bfloat16")
     later = ActivationStore(a_shelf(other, weights))
     later.fill(other, sequences)
     assert later.tokens_computed > 0

@@ -1,0 +1,140 @@
+"""Products of 8-bit integers: exact sums, small errors, and nothing that depends on other texts."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from tiny import FAMILIES, random_batch, random_decoder
+from torch import Tensor, nn
+
+from lastblock import runtime
+from lastblock.classifier import SequenceClassifier
+from lastblock.decoder import precision
+from lastblock.decoder.precision import Int8Linear, precision_facts, set_precision
+
+
+def _inputs(n: int = 37, size: int = 96) -> Tensor:
+    """States as decoders have them: a channel and a token that are far larger than the rest."""
+    x = torch.randn(n, size)
+    x[:, 5] *= 30
+    x[3] *= 50
+    return x
+
+
+def _rounded(bias: bool) -> tuple[nn.Linear, Int8Linear]:
+    linear = nn.Linear(96, 64, bias=bias)
+    return linear, Int8Linear.rounded(linear, _inputs().abs().amax(0))
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_layer_is_near_the_one_that_it_was(bias: bool) -> None:
+    linear, rounded = _rounded(bias)
+    x = _inputs()
+    with torch.no_grad():
+        exact = linear.double()(x.double())
+        error = (rounded(x).double() - exact).norm(dim=1) / exact.norm(dim=1)
+    assert error.max() < 0.03
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_sums_are_those_of_integers(fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if fast and not runtime.has_int8_instructions():
+        pytest.skip("this processor has no instructions for 8-bit products")
+    monkeypatch.setattr(precision, "has_int8_instructions", lambda: fast)
+    _, rounded = _rounded(bias=True)
+    x = _inputs()
+    rows = x / rounded.smooth
+    unit = rows.abs().amax(1, keepdim=True) / 127
+    sums = (rows / unit).round().long() @ rounded.weight.long().T
+    expected = sums.double() * unit.double() * rounded.scale.double() + rounded.bias.double()
+    torch.testing.assert_close(rounded(x).double(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_no_text_changes_what_another_gives() -> None:
+    _, rounded = _rounded(bias=False)
+    x = _inputs()
+    together = rounded(x)
+    for i in range(len(x)):
+        torch.testing.assert_close(rounded(x[i : i + 1])[0], together[i], rtol=0, atol=0)
+
+
+def test_zeros_stay_zeros() -> None:
+    _, rounded = _rounded(bias=False)
+    assert torch.equal(rounded(torch.zeros(2, 3, 96)), torch.zeros(2, 3, 64))
+
+
+def test_a_channel_that_is_never_used_does_no_harm() -> None:
+    linear = nn.Linear(8, 4)
+    with torch.no_grad():
+        linear.weight[:, 2] = 0
+    x = torch.randn(5, 8)
+    x[:, 3] = 0
+    rounded = Int8Linear.rounded(linear, x.abs().amax(0))
+    with torch.no_grad():
+        torch.testing.assert_close(rounded(x), linear(x), rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_states_are_near_those_of_float32(family: str) -> None:
+    decoder = random_decoder(family)
+    for parameter in decoder.parameters():  # weights of a size that keeps attention smooth
+        parameter.data.mul_(0.3)
+    rounded = copy.deepcopy(decoder)
+    set_precision(rounded, 3, "int8", torch.randint(0, 97, (60,)))
+    ids, _ = random_batch()
+    with torch.no_grad():
+        exact = decoder.run(decoder.embed(ids), 0, 4)
+        error = (rounded.run(rounded.embed(ids), 0, 4) - exact).norm() / exact.norm()
+    assert 0 < error < 0.03
+    assert not any(isinstance(m, Int8Linear) for m in rounded.blocks[3].modules())
+    assert not any(isinstance(m, nn.Linear) for m in rounded.blocks[:3].modules())
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+def test_copies_say_the_same(copied) -> None:
+    classifier = SequenceClassifier(random_decoder(), 3)
+    classifier.set_prefix_precision("int8", torch.randint(0, 97, (60,)))
+    batch = random_batch()
+    with torch.no_grad():
+        said = classifier(*batch)
+        torch.testing.assert_close(copied(classifier)(*batch), said, rtol=0, atol=0)
+
+
+def test_facts_tell_how_channels_were_divided() -> None:
+    facts = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(0)
+        decoder = random_decoder()
+        sample = torch.randint(0, 97, (60,), generator=torch.Generator().manual_seed(seed))
+        set_precision(decoder, 2, "int8", sample)
+        facts.append(precision_facts(decoder, 2, "int8"))
+    assert facts[0] == facts[1] != facts[2]
+    assert precision_facts(random_decoder(), 2, "bfloat16") == "bfloat16"
+
+
+def test_int8_wants_a_sample() -> None:
+    with pytest.raises(ValueError, match="sample"):
+        set_precision(random_decoder(), 2, "int8", None)
+
+
+@pytest.mark.parametrize(
+    ("bfloat16", "instructions", "allowed", "chosen"),
+    [
+        (True, True, True, "bfloat16"),
+        (False, True, True, "int8"),
+        (False, True, False, "float32"),
+        (False, False, True, "float32"),
+    ],
+)
+def test_the_fastest_precision(
+    bfloat16: bool,
+    instructions: bool,
+    allowed: bool,
+    chosen: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
+    monkeypatch.setattr(runtime, "_bfloat16_pays", lambda rows, columns: bfloat16)
+    monkeypatch.setattr(runtime, "has_int8_instructions", lambda: instructions)
+    assert runtime.fastest_precision(64, 64, int8=allowed) == chosen
