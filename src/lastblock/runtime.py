@@ -14,12 +14,10 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
     import torch
-
-    from lastblock.config import Precision
 
 # bfloat16 has to be this much faster before it is worth its rounding; well away from 1, so that
 # the same machine chooses the same dtype every time.
@@ -134,7 +132,9 @@ def has_int8_instructions() -> bool:
     return bool(torch.cpu._is_vnni_supported()) and hasattr(torch.ops.onednn, "qlinear_pointwise")
 
 
-def fastest_precision(rows: int, columns: int, *, int8: bool) -> Precision:
+def fastest_precision(
+    rows: int, columns: int, *, int8: bool
+) -> Literal["float32", "bfloat16", "int8"]:
     """What to multiply a decoder's matrices of this shape in: bfloat16, int8 or float32.
 
     bfloat16 where one product, timed in both, is faster than float32; else int8 where it is allowed

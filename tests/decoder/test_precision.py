@@ -34,7 +34,7 @@ def test_a_layer_is_near_the_one_that_it_was(bias: bool) -> None:
     with torch.no_grad():
         exact = linear.double()(x.double())
         error = (rounded(x).double() - exact).norm(dim=1) / exact.norm(dim=1)
-    assert error.max() < 0.03
+    assert error.max() < 0.05
 
 
 @pytest.mark.parametrize("fast", [True, False])

@@ -1,8 +1,8 @@
 """What frozen blocks compute in: float32, bfloat16, or products of 8-bit integers.
 
 Processors with VNNI instructions multiply 8-bit integers about four times as fast as float32.
-Weights are rounded once, each output's row by a scale of its own; inputs as they come, each token by
-a scale of its own, so that no text changes another's result. Sums are exact: they are of integers.
+Weights are rounded once, each output's row by a scale of its own; inputs as they come, each token
+by a scale of its own, so that no text changes another's result. Sums are exact, of integers.
 
 A few channels of a decoder's states are many times larger than the others, and would take most of
 the 256 steps for themselves. So every channel is divided by a constant that its column of the
@@ -90,7 +90,7 @@ class Int8Linear(nn.Module):
         onednn = torch.ops.onednn
         if self._packed is None:
             self._packed = onednn.qlinear_prepack(self.weight, None)
-        # The instructions want one side unsigned: all bits the same but the first, and 128 for zero.
+        # The instructions want one side unsigned: the same bits but the first, and 128 for zero.
         unsigned = whole.view(torch.uint8).bitwise_xor_(128)
         zeros = torch.zeros_like(self.scale, dtype=torch.int32)
         product: Tensor = onednn.qlinear_pointwise(
