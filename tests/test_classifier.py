@@ -5,6 +5,7 @@ import torch
 from tiny import FAMILIES, random_batch, random_decoder, whole_decoder
 
 from lastblock.classifier import SequenceClassifier, split_rounding
+from lastblock.decoder.layers import rotate
 from lastblock.errors import ConfigError
 
 
@@ -37,6 +38,31 @@ def test_a_block_at_one_token_is_the_full_block_there(family: str) -> None:
             torch.testing.assert_close(
                 block.forward_at(x, position, rotary), full, rtol=1e-5, atol=1e-5
             )
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_full_attention_is_a_softmax_over_all_tokens(family: str) -> None:
+    decoder = random_decoder(family)
+    decoder.set_attention("full")
+    attn, x = decoder.blocks[0].attn, torch.randn(2, 9, 48)
+    rotary = decoder.rotary(0, x)
+    heads = attn.qkv(x).unflatten(-1, (-1, attn.head_dim))
+    q, k, v = heads.split([attn.heads, attn.kv_heads, attn.kv_heads], dim=2)
+    if attn.q_norm is not None:
+        q, k = attn.q_norm(q), attn.k_norm(k)
+    if rotary is not None:
+        q, k = (rotate(part, *(t.unsqueeze(1) for t in rotary)) for part in (q, k))
+    k, v = (part.repeat_interleave(attn.heads // attn.kv_heads, dim=2) for part in (k, v))
+    scores = torch.einsum("bqhd,bkhd->bhqk", q.double(), k.double()) * attn.scale
+    if attn.window is not None:
+        distance = (torch.arange(9)[:, None] - torch.arange(9)).abs()
+        scores = scores.masked_fill(distance >= attn.window, -torch.inf)
+    y = torch.einsum("bhqk,bkhd->bqhd", scores.softmax(-1), v.double()).flatten(2).float()
+    with torch.no_grad():
+        torch.testing.assert_close(attn(x, rotary), attn.out(y), rtol=1e-4, atol=1e-4)
+        at = torch.tensor([3, 8])
+        here = attn.forward_at(x, at, rotary)
+        torch.testing.assert_close(here, attn.out(y)[torch.arange(2), at], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("pooling", ["last", "first", "mean"])

@@ -172,6 +172,47 @@ def test_what_is_trained_is_saved_and_loaded(pretrained: Path, tmp_path: Path, t
     assert again.model_.settings == settings
 
 
+def test_tokens_may_see_those_after_them(pretrained: Path, tmp_path: Path) -> None:
+    texts, labels = messages(60)
+    both = {}
+    for kind in ("causal", "full"):
+        classifier = tiny(pretrained, attention=kind, pooling="padded", max_length=40, depth=3)
+        both[kind] = classifier.fit(texts, labels)
+    full = both["full"]
+    one_by_one = np.concatenate([full.predict_proba([text]) for text in texts[:9]])
+    np.testing.assert_allclose(full.predict_proba(texts)[:9], one_by_one, atol=1e-5)
+    assert np.abs(one_by_one - both["causal"].predict_proba(texts[:9])).max() > 1e-3
+    full.save(tmp_path / "m")
+    loaded = TextClassifier.load(tmp_path / "m")
+    np.testing.assert_array_equal(loaded.predict_proba(texts), full.predict_proba(texts))
+    facts = {kind: of.model_.classifier.prefix_facts() for kind, of in both.items()}
+    assert facts["full"] == {**facts["causal"], "attention": "full"}
+
+
+def test_random_weights_are_the_seed_s_and_not_the_pretrained_ones(
+    pretrained: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("LASTBLOCK_CACHE", str(tmp_path))
+    texts, labels = messages(60)
+    kept = {
+        "cache_size": 1,
+        "depth": 3,
+        "epochs": 1,
+    }  # what one left on disk, another must not find
+    made = [
+        tiny(pretrained, weights=weights, random_state=seed, **kept).fit(texts, labels)
+        for weights, seed in (("pretrained", 1), ("random", 1), ("random", 2), ("random", 1))
+    ]
+    first = [of.model_.classifier.decoder.blocks[0].attn.qkv.weight for of in made]
+    said = [of.predict_proba(texts) for of in made]
+    assert torch.equal(first[1], first[3])
+    np.testing.assert_array_equal(said[1], said[3])
+    for a, b in ((0, 1), (1, 2)):
+        assert not torch.equal(first[a], first[b])
+        assert np.abs(said[a] - said[b]).max() > 1e-4
+    assert 0.015 < first[1].std().item() < 0.025
+
+
 @pytest.mark.parametrize("train", ["head", "block", "lora", "all"])
 def test_the_fewer_are_trained_the_more_stay_as_they_were(pretrained: Path, train: str) -> None:
     texts, labels = messages(60)
@@ -220,6 +261,8 @@ def test_what_is_read_of_long_texts(pretrained: Path, tmp_path: Path, long_text:
         ({"train": "blocks:3", "depth": 2}, "is more than --depth 2"),
         ({"long_text": "skip"}, "--long-text is 'skip'"),
         ({"prompt": "a text"}, "--prompt is 'a text'; it must be words with {text} once"),
+        ({"weights": "none"}, "--weights is 'none'; it must be one of pretrained, random"),
+        ({"attention": "full"}, "could not be kept; add --pooling padded"),
         ({"prompt": "a" * 4096 + "{text}"}, "--prompt: it leaves no room for a text"),
     ],
 )

@@ -23,9 +23,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from lastblock.config import Precision, Settings
+from lastblock.config import AttentionKind, Precision, Settings
 from lastblock.decoder.decoder import Decoder
-from lastblock.decoder.precision import precision_facts, set_precision
+from lastblock.decoder.precision import Int8Linear, precision_facts, set_precision
 from lastblock.errors import ConfigError
 
 PooledBy = Literal["last", "mean", "first"]
@@ -44,6 +44,8 @@ class SequenceClassifier(nn.Module):
         summary_depths: after how many blocks of the frozen prefix the mean state of a text is
             taken for the probe; none, no probe.
         train_embeddings: train them too; then no block may be frozen.
+        attention: "full" lets tokens see those after them, padding too: for texts that are all
+            filled to one length.
 
     Raises:
         ConfigError: there are fewer kept blocks than trainable ones.
@@ -58,6 +60,7 @@ class SequenceClassifier(nn.Module):
         pooling: PooledBy = "last",
         summary_depths: Sequence[int] = (),
         train_embeddings: bool = False,
+        attention: AttentionKind = "causal",
     ) -> None:
         super().__init__()
         if not 0 <= trainable_blocks <= decoder.depth:
@@ -65,6 +68,8 @@ class SequenceClassifier(nn.Module):
                 f"--trainable-blocks {trainable_blocks} must be from 0 to the depth {decoder.depth}"
             )
         self.decoder = decoder
+        self.attention = attention
+        decoder.set_attention(attention)
         self.pooling = pooling
         self.frozen_blocks = decoder.depth - trainable_blocks
         self.summary_depths = tuple(summary_depths)
@@ -143,7 +148,21 @@ class SequenceClassifier(nn.Module):
         if self.prefix_precision is not None:
             dtype = precision_facts(self.decoder, self.frozen_blocks, self.prefix_precision)
         summaries = "+".join(map(str, self.summary_depths))
-        return {"frozen_blocks": self.frozen_blocks, "summaries": summaries, "dtype": dtype}
+        facts: dict[str, str | int] = {
+            "frozen_blocks": self.frozen_blocks,
+            "summaries": summaries,
+            "dtype": dtype,
+        }
+        if self.attention != "causal":  # else what is kept already would be looked for in vain
+            facts["attention"] = self.attention
+        return facts
+
+    @property
+    def size(self) -> int:
+        """Parameters, those of 8-bit layers among them."""
+        rounded = (m for m in self.modules() if isinstance(m, Int8Linear))
+        small = sum(m.weight.numel() + (m.bias is not None) * len(m.scale) for m in rounded)
+        return small + sum(p.numel() for p in self.parameters())
 
     @torch.no_grad()
     def join(self, weight: Tensor, bias: Tensor, tail: float, probe: float) -> None:
@@ -265,6 +284,7 @@ def make_classifier(decoder: Decoder, settings: Settings, n_classes: int) -> Seq
         pooling="last" if settings.pooling == "padded" else settings.pooling,
         summary_depths=settings.summary_depths,
         train_embeddings=settings.train == "all",
+        attention=settings.attention,
     )
 
 

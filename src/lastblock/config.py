@@ -25,6 +25,8 @@ Balance = Literal["none", "undersample"]
 KeepTogether = Literal["equal", "near"]
 Trained = Literal["head", "blocks", "lora", "all"]
 LongText = Literal["truncate", "head-tail", "window"]
+Weights = Literal["pretrained", "random"]
+AttentionKind = Literal["causal", "full"]
 Tracker = Literal["tensorboard", "mlflow", "wandb"]
 # How labels are given, and given back: one a text; several, as a list; or several, as the columns
 # of a matrix of zeros and ones.
@@ -215,6 +217,16 @@ class ModelConfig:
         "Words that the decoder reads around each text, which stands for {text}; '{text}' for "
         "none. The recipe's own if not given: auto asks for the text in one word.",
     )
+    weights: Weights = _setting(
+        "pretrained",
+        "Begin with the decoder's weights, or with random ones (by --seed), to see what it had "
+        "learnt is worth.",
+    )
+    attention: AttentionKind = _setting(
+        "causal",
+        "Which tokens a token sees: those before it, or all (full). For full every text has to be "
+        "filled to one length: --pooling padded.",
+    )
     dtype: DType = _setting(
         "auto",
         "Arithmetic of the frozen prefix; auto takes what this processor is fastest at.",
@@ -236,6 +248,8 @@ class ModelConfig:
             raise ConfigError("--lora-rank is for --train lora; leave it out")
         _require_choice("pooling", self.pooling, Pooling)
         _require_choice("dtype", self.dtype, DType)
+        _require_choice("weights", self.weights, Weights)
+        _require_choice("attention", self.attention, AttentionKind)
 
     @property
     def trained(self) -> tuple[Trained | None, int | None]:
@@ -554,6 +568,8 @@ class Settings:
     threshold: str | float | None = None
     abstain_below: float | None = None
     prompt: str = "{text}"
+    weights: Weights = "pretrained"
+    attention: AttentionKind = "causal"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "summary_depths", tuple(self.summary_depths))  # a list in JSON

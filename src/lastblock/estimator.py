@@ -37,6 +37,7 @@ from lastblock.data.examples import Label, Rows, check_texts
 from lastblock.data.split import holdout
 from lastblock.decision import UNSURE, Decision, with_thresholds
 from lastblock.decoder import catalog, hub, loading
+from lastblock.decoder.decoder import Decoder
 from lastblock.decoder.precision import precision_facts, set_precision
 from lastblock.depth import Choice, candidates, choose_depth
 from lastblock.ensemble import add_probe
@@ -71,6 +72,9 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         max_length: tokens a text is cut to.
         long_text: what is read of a longer one: "truncate", "head-tail" or "window".
         prompt: words that the decoder reads around each text, which stands for ``{text}``.
+        weights: begin with those of the "pretrained" decoder, or with "random" ones.
+        attention: "causal", or "full": a token sees those after it too. For full the pooling has
+            to be "padded".
         dtype: of the frozen prefix: "auto", "float32", "bfloat16" or "int8".
         epochs: passes over the training texts.
         learning_rate: peak learning rate of AdamW.
@@ -118,6 +122,8 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         max_length: int | None = None,
         long_text: str | None = None,
         prompt: str | None = None,
+        weights: str = "pretrained",
+        attention: str = "causal",
         dtype: str = "auto",
         epochs: int | None = None,
         learning_rate: float | None = None,
@@ -140,6 +146,8 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.max_length = max_length
         self.long_text = long_text
         self.prompt = prompt
+        self.weights = weights
+        self.attention = attention
         self.dtype = dtype
         self.epochs = epochs
         self.learning_rate = learning_rate
@@ -225,18 +233,17 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             computed, tokens = choice.activations, choice.tokens
             self.choice_ = choice.to_dict()
         with watch("weights"):
-            classifier = make_classifier(
-                loading.load_decoder(files.folder, depth=settings.depth),
-                settings,
-                len(self.classes_),
-            )
+            decoder = _load(files, settings, settings.depth)
+            classifier = make_classifier(decoder, settings, len(self.classes_))
             classifier.set_prefix_precision(settings.dtype, sample)
             if settings.dtype == "int8":
                 progress.say(
                     "frozen blocks multiply in 8-bit integers, about twice as fast as in float32 "
                     "and nearly as exact (--dtype float32 for that)"
                 )
-        store = open_store(classifier.prefix_facts(), files, self.cache_size)
+        store = open_store(
+            classifier.prefix_facts() | _begun_with(settings), files, self.cache_size
+        )
         with watch("activations"):
             everything = [*train.sequences, *(validate.sequences if validate else ())]
             store.fill(classifier, everything, progress, computed)
@@ -276,12 +283,14 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """Where to cut the decoder, from the training texts; ``sample`` is for int8."""
         shape = loading.read_config(files.folder)
         highest = candidates(shape.num_hidden_layers, settings.trainable_blocks)[-1]
-        decoder = loading.load_decoder(files.folder, depth=highest)
+        decoder = _load(files, settings, highest)
+        decoder.set_attention(settings.attention)
         set_precision(decoder, highest, settings.dtype, sample)
         facts: dict[str, str | int] = {
             "pooled": "last and mean at each candidate",
             "trainable_blocks": settings.trainable_blocks,
             "dtype": precision_facts(decoder, highest, settings.dtype),
+            **_begun_with(settings),
         }
         labels, weights = train.tensors()
         return choose_depth(
@@ -387,6 +396,8 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             max_length=self.max_length,
             long_text=self.long_text,  # type: ignore[arg-type]
             prompt=self.prompt,
+            weights=self.weights,  # type: ignore[arg-type]
+            attention=self.attention,  # type: ignore[arg-type]
             dtype=self.dtype,  # type: ignore[arg-type]
         )
         weight = self.class_weight
@@ -553,10 +564,22 @@ def _windowed(
     return Encoded(parts, numbers[of], shares / shares.mean())
 
 
+def _load(files: hub.PretrainedFiles, settings: Settings, depth: int) -> Decoder:
+    """The decoder to begin with, cut at a depth."""
+    if settings.weights == "random":
+        return loading.random_decoder(files.folder, settings.seed, depth=depth)
+    return loading.load_decoder(files.folder, depth=depth)
+
+
+def _begun_with(settings: Settings) -> dict[str, str | int]:
+    """What activations are kept by besides the pretrained weights, where it is not these."""
+    return {} if settings.weights == "pretrained" else {"random weights": settings.seed}
+
+
 def _trainable(classifier: SequenceClassifier) -> str:
     """The number of parameters that are trained, of how many."""
     trained = sum(p.numel() for p in classifier.trainable_parameters())
-    return f"{trained:,} of {sum(p.numel() for p in classifier.parameters()):,} parameters"
+    return f"{trained:,} of {classifier.size:,} parameters"
 
 
 _Weights = npt.NDArray[np.float64] | None

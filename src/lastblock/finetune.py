@@ -336,6 +336,8 @@ def make_classifier(config: RunConfig) -> TextClassifier:
         max_length=model.max_length,
         long_text=model.long_text,
         prompt=model.prompt,
+        weights=model.weights,
+        attention=model.attention,
         dtype=model.dtype,
         epochs=train.epochs,
         learning_rate=train.learning_rate,

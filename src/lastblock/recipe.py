@@ -106,6 +106,11 @@ def resolve(
     if model.max_length is None:
         chosen["max_length"] = min(int(chosen["max_length"]), room)  # type: ignore[call-overload]
     _check_against(decoder, chosen, room)
+    if chosen["attention"] == "full" and chosen["pooling"] != "padded":
+        raise ConfigError(
+            "--attention full lets a text's tokens see the padding after them, which depends on "
+            "the texts beside it, so activations could not be kept; add --pooling padded"
+        )
     if chosen["dtype"] == "auto":
         # The book's procedure is not rounded that far, and where all is trained nothing is frozen.
         int8 = train.recipe == "auto" and chosen["train"] in ("head", "blocks")

@@ -76,6 +76,7 @@ def test_every_option_reaches_the_configuration(seen: list[RunConfig]) -> None:
         "--test t.csv --seed 7 --epochs 2 --learning-rate 0.01 --batch-size 4 --weight-decay 0.2 "
         "--depth 9 --train blocks --trainable-blocks 2 --long-text window "
         "--pooling mean --max-length 33 --balance undersample --dtype bfloat16 "
+        "--weights random --attention full "
         "--class-weight spam=3,ham=0.5 --threshold precision=0.9 --abstain-below 0.7"
     )
     assert run(["train", "a.csv", "--output", "m", *options.split()]) == 0
@@ -90,6 +91,8 @@ def test_every_option_reaches_the_configuration(seen: list[RunConfig]) -> None:
                 pooling="mean",
                 max_length=33,
                 long_text="window",
+                weights="random",
+                attention="full",
                 dtype="bfloat16",
             ),
             train=TrainConfig(

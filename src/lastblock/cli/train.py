@@ -21,6 +21,7 @@ from lastblock.cli.options import (
 )
 from lastblock.config import (
     DEFAULT_MODEL,
+    AttentionKind,
     Balance,
     DataConfig,
     DType,
@@ -33,6 +34,7 @@ from lastblock.config import (
     RunConfig,
     Tracker,
     TrainConfig,
+    Weights,
     help_of,
     parse_class_weight,
 )
@@ -78,6 +80,8 @@ def configure(
     max_length: Annotated[int | None, setting(ModelConfig, "max_length", "N")] = None,
     long_text: Annotated[LongText | None, setting(ModelConfig, "long_text")] = None,
     prompt: Annotated[str | None, setting(ModelConfig, "prompt")] = None,
+    weights: Annotated[Weights, setting(ModelConfig, "weights")] = "pretrained",
+    attention: Annotated[AttentionKind, setting(ModelConfig, "attention")] = "causal",
     dtype: Annotated[DType, setting(ModelConfig, "dtype")] = "auto",
     cache_size: Annotated[float | None, setting(RunConfig, "cache_size", "GB")] = None,
     no_cache: Annotated[
@@ -115,6 +119,8 @@ def configure(
             max_length=max_length,
             long_text=long_text,
             prompt=prompt,
+            weights=weights,
+            attention=attention,
             dtype=dtype,
         ),
         train=TrainConfig(

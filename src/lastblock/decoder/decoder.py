@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from lastblock.config import AttentionKind
 from lastblock.decoder.config import DecoderConfig, Rope
 from lastblock.decoder.layers import Block, RotaryTables, make_norm, rotary_tables
 
@@ -25,6 +26,15 @@ class Decoder(nn.Module):
         self.blocks = nn.ModuleList(Block(config, i) for i in range(kept))
         self.norm = make_norm(config)
         self._rotary: dict[tuple[int, torch.dtype], RotaryTables] = {}
+
+    def set_attention(self, kind: AttentionKind) -> None:
+        """Let each token see those before it, or with "full" those after it too.
+
+        Then padding is seen by every token: whoever runs texts of different length together gets
+        states that depend on it.
+        """
+        for block in self.blocks:
+            block.attn.causal = kind == "causal"  # type: ignore[union-attr]
 
     @property
     def depth(self) -> int:

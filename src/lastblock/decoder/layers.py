@@ -91,12 +91,16 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Causal self-attention, grouped-query if the configuration says so (Ainslie et al. 2023)."""
+    """Self-attention, grouped-query if the configuration says so (Ainslie et al. 2023).
+
+    ``causal``: a token sees no token after it; of those within the window, if there is one.
+    """
 
     def __init__(self, config: DecoderConfig, window: int | None) -> None:
         super().__init__()
         self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
         self.head_dim, self.scale, self.window = config.head_dim, config.attention_scale, window
+        self.causal = True
         width = (self.heads + 2 * self.kv_heads) * self.head_dim
         self.qkv = nn.Linear(config.hidden_size, width, bias=config.qkv_bias)
         self.out = nn.Linear(self.heads * self.head_dim, config.hidden_size, bias=config.out_bias)
@@ -107,7 +111,7 @@ class Attention(nn.Module):
         self.q_norm, self.k_norm = norms
 
     def forward(self, x: Tensor, rotary: RotaryTables | None) -> Tensor:
-        """(B, T, C) -> (B, T, C); token t sees tokens up to t."""
+        """(B, T, C) -> (B, T, C)."""
         heads = self.qkv(x).unflatten(-1, (-1, self.head_dim))  # (B, T, H + 2K, D)
         q, k, v = heads.split([self.heads, self.kv_heads, self.kv_heads], dim=2)
         if self.q_norm is not None and self.k_norm is not None:
@@ -122,7 +126,7 @@ class Attention(nn.Module):
             k,
             v,
             attn_mask=mask,
-            is_causal=mask is None,
+            is_causal=self.causal and mask is None,
             scale=self.scale,
             enable_gqa=self.heads != self.kv_heads,
         )
@@ -151,9 +155,7 @@ class Attention(nn.Module):
         # The query heads that share a key head stand as that head's queries: (B, K, H/K, D).
         q = q.unflatten(1, (self.kv_heads, -1))
         column = torch.arange(x.shape[1], device=x.device)
-        seen = column <= position[:, None]  # (B, T)
-        if self.window is not None:
-            seen &= column > position[:, None] - self.window
+        seen = self._sees(position[:, None], column)  # (B, T)
         y = F.scaled_dot_product_attention(
             q,
             k.transpose(1, 2),
@@ -164,11 +166,17 @@ class Attention(nn.Module):
         return self.out(y.flatten(1))
 
     def _window_mask(self, length: int, device: torch.device) -> Tensor | None:
-        """(T, T), true where seen; None where the plain causal mask says the same."""
+        """(T, T), true where seen; None where a window changes nothing."""
         if self.window is None or length <= self.window:
             return None
-        seen = torch.ones(length, length, dtype=torch.bool, device=device).tril()
-        return seen.triu(1 - self.window)
+        at = torch.arange(length, device=device)
+        return self._sees(at[:, None], at)
+
+    def _sees(self, here: Tensor, there: Tensor) -> Tensor:
+        """Whether a token at one position sees that at another."""
+        distance = here - there
+        seen = distance >= 0 if self.causal else torch.ones_like(distance, dtype=torch.bool)
+        return seen if self.window is None else seen & (distance.abs() < self.window)
 
 
 class MLP(nn.Module):

@@ -78,6 +78,23 @@ def load_decoder(folder: Path, *, depth: int | None = None) -> Decoder:
     return decoder
 
 
+def random_decoder(folder: Path, seed: int, *, depth: int | None = None) -> Decoder:
+    """A decoder of the shape that a folder says, with nothing learnt, float32.
+
+    Weights are drawn as GPT-2's were: normal, standard deviation 0.02 (Radford et al. 2019); norms
+    change nothing and biases are zero. A block's are the same at every depth.
+    """
+    decoder = Decoder(read_config(folder), depth)
+    generator = torch.Generator().manual_seed(seed)
+    norms = decoder.config.norm_offset  # what a norm multiplies by is 1: the weight and this
+    for name, parameter in decoder.named_parameters():
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=0.02, generator=generator)
+        else:
+            torch.nn.init.constant_(parameter, 1.0 - norms if name.endswith("weight") else 0.0)
+    return decoder
+
+
 @contextmanager
 def shapes_only() -> Iterator[None]:
     """Modules made inside have shapes and no memory; nothing is drawn for them at random.
