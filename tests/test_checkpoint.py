@@ -134,3 +134,8 @@ def test_a_folder_of_something_else_is_refused(saved: Path, pretrained: Path) ->
     (saved / "config.json").write_text(json.dumps({**config, "version": 99}))
     with pytest.raises(SavedModelError, match="version 99"):
         checkpoint.load(saved)
+
+
+def test_a_folder_around_a_model_says_where_it_is(saved: Path) -> None:
+    with pytest.raises(SavedModelError, match=r"is no saved model; name the one in it: .*m$"):
+        checkpoint.load(saved.parent)

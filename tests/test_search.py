@@ -1,8 +1,10 @@
 """The search: what it tries, that it goes on, and that the test part has no say in it."""
 
 import csv
+import itertools
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -132,3 +134,14 @@ def test_from_the_command_line(
     assert "cannot be said of so few finished trials" in page
     assert run(["search", *given, "--trials", "0", "-o", str(tmp_path / "out")]) == 2
     assert "--trials is 0" in capsys.readouterr().err
+
+
+def test_a_trial_ends_with_the_fold_in_which_time_is_over(
+    pretrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = itertools.count()  # a second each time it is looked at
+    fake = SimpleNamespace(monotonic=lambda: next(clock))
+    monkeypatch.setattr("lastblock.search.time", fake)
+    wanted = SearchConfig(trials=5, folds=2, timeout=3.5)
+    result = search(config(pretrained, tmp_path), wanted, tmp_path / "out")
+    assert [trial["state"] for trial in result["trials"]] == ["COMPLETE", "PRUNED"]

@@ -125,6 +125,11 @@ def load(folder: str | Path) -> TextModel:
         )
     for name in (CONFIG, WEIGHTS, TOKENIZER):
         if not (folder / name).is_file():
+            inside = next(folder.glob(f"*/{CONFIG}"), None)
+            if inside is not None and is_saved_model(inside.parent):
+                raise SavedModelError(
+                    f"{folder}: is no saved model; name the one in it: {inside.parent}"
+                )
             raise SavedModelError(f"{folder}: {name} is missing; save or copy the model again")
     config = _read_config(folder / CONFIG)
     try:

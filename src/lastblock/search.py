@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, fields, replace
@@ -83,13 +84,17 @@ def search(
         study.enqueue_trial({name: own[name] for name in space}, user_attrs={"recipe": True})
     base = make_classifier(config).set_params(**own)
     groups = groups_of(learn_from, config.data, rules)
+    deadline = math.inf if wanted.timeout is None else started + wanted.timeout
     for i in range(done, wanted.trials):
-        if i and wanted.timeout is not None and time.monotonic() - started > wanted.timeout:
+        if i and time.monotonic() > deadline:
             progress.say(f"{i} trials in {wanted.timeout:g} seconds; the time is over")
             break
         trial = study.ask(space)
         candidate = clone(base).set_params(**trial.params)
-        _judge(study, trial, candidate, learn_from, groups, wanted, config, TasksOnly(progress))
+        # The recipe's own settings are tried to the end: the others are compared with them.
+        until = deadline if i else math.inf
+        quiet = TasksOnly(progress)
+        _judge(study, trial, candidate, learn_from, groups, wanted, config, until, quiet)
         progress.say(_line(study, _finished(study)[-1], wanted))
 
     result = finetune(_with(config, study.best_params, folder / MODEL), TasksOnly(progress))
@@ -198,9 +203,13 @@ def _judge(
     groups: Sequence[Sequence[Hashable]],
     wanted: SearchConfig,
     config: RunConfig,
+    until: float,
     progress: Progress,
 ) -> None:
-    """Tell the study a candidate's mean score over the folds, or that it fell behind."""
+    """Tell the study a candidate's mean score over the folds, or that it was given up.
+
+    That is where it fell behind, or where the time ``until`` was over before the last fold.
+    """
     from optuna.exceptions import TrialPruned
     from optuna.trial import TrialState
 
@@ -209,7 +218,8 @@ def _judge(
     def after_fold(fold: int, scores: Mapping[str, Any]) -> None:
         values.append(scores[wanted.metric])
         trial.report(mean(values), fold)
-        if fold + 1 < wanted.folds and trial.should_prune():
+        over = time.monotonic() > until
+        if fold + 1 < wanted.folds and (over or trial.should_prune()):
             raise TrialPruned
 
     try:
