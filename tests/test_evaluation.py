@@ -16,6 +16,7 @@ from lastblock.evaluation import (
     History,
     curves,
     evaluate,
+    evaluate_labels,
     expected_calibration_error,
     most_probable,
     negative_log_likelihood,
@@ -96,6 +97,26 @@ def test_interval_covers_the_truth(p, n):
     intervals = [wilson_interval(int(k), n) for k in draws]
     covered = np.mean([low <= p <= high for low, high in intervals])
     assert 0.93 <= covered <= 0.97
+
+
+@pytest.mark.parametrize(("n", "k", "rarest"), [(150, 4, 0.08), (300, 20, 0.02)])
+def test_intervals_of_f1_cover_the_truth(n, k, rarest):
+    rng = np.random.default_rng(3)
+    share, recall = rng.uniform(rarest, 0.3, k), rng.uniform(0.4, 0.9, k)
+    false_alarms = 0.1 * share
+    hits, given = share * recall, share * recall + (1 - share) * false_alarms
+    f1 = 2 * hits / (given + share)  # what it is over infinitely many texts
+    truth = {"micro_f1": 2 * hits.sum() / (given + share).sum(), "macro_f1": f1.mean()}
+    covered = dict.fromkeys(truth, 0)
+    for _ in range(1000):
+        has = rng.random((n, k)) < share
+        said = np.where(has, rng.random((n, k)) < recall, rng.random((n, k)) < false_alarms)
+        scores = evaluate_labels(has, said.astype(float), [*map(str, range(k))], said)
+        for name, value in truth.items():
+            low, high = getattr(scores, f"{name}_ci95")
+            assert low <= getattr(scores, name) <= high
+            covered[name] += low <= value <= high
+    assert all(930 <= count <= 970 for count in covered.values()), covered
 
 
 def test_impossible_events_cost_a_finite_loss():

@@ -73,8 +73,8 @@ class LabelsEvaluation:
     """How good predictions for ``n`` texts are that may have several labels each, or none.
 
     ``accuracy`` is the share of texts all of whose labels are right, with Wilson's interval; the
-    other intervals are of 2.5 to 97.5 % of F1 scores when the texts are drawn again, with
-    replacement, 1,000 times (Efron's percentile bootstrap). ``micro_f1`` counts all labels
+    other intervals are what F1 scores vary by when the texts are drawn again, with replacement,
+    1,000 times (normal bootstrap intervals, bias taken off). ``micro_f1`` counts all labels
     together; ``macro_f1`` and ``average_precision`` are means over labels; ``hamming_loss`` is the
     share of wrong answers. ``loss`` is the mean binary cross-entropy in nats, ``ece`` and ``brier``
     are over all texts and labels too. ``labels_per_text``: as they are, and as given.
@@ -209,7 +209,11 @@ def _f1_intervals(
 ) -> tuple[tuple[float, float], tuple[float, float]]:
     """Bootstrap intervals of micro and macro F1, from which labels (n, k) are right, given, true.
 
-    Efron, "Nonparametric standard errors and confidence intervals" (1981).
+    The estimate, less the bootstrap's estimate of its bias, plus and minus 1.96 of its standard
+    errors (Efron & Tibshirani 1993, "An Introduction to the Bootstrap", sections 10.2 and 12.3).
+    Of few texts and many rare labels F1 is biased, and plain percentiles cover too little. Where a
+    few labels have fewer than ten texts each, macro F1's interval is still too narrow: what such a
+    handful would have been otherwise cannot be learnt from drawing it again.
     """
     n, k = truth.shape
     rng = np.random.default_rng(0)
@@ -220,7 +224,13 @@ def _f1_intervals(
         times = np.bincount(drawn.ravel(), minlength=50 * n).reshape(50, n)
         counts = (times.astype(np.float32) @ each).reshape(50, 3, k)
         scores.append(_micro_macro(*np.moveaxis(counts, 1, 0)))
-    low, high = np.quantile(np.concatenate(scores, axis=1), [0.025, 0.975], axis=1)
+    drawn_scores = np.concatenate(scores, axis=1)  # (2, RESAMPLES)
+    estimate = _micro_macro(*(of.sum(axis=0) for of in (right, chosen, truth)))
+    middle = 2 * estimate - drawn_scores.mean(axis=1)
+    half = NormalDist().inv_cdf(0.975) * drawn_scores.std(axis=1, ddof=1)
+    # The estimate lies inside, and F1 is never beyond 0 and 1.
+    low = np.maximum(0, np.minimum(estimate, middle - half))
+    high = np.minimum(1, np.maximum(estimate, middle + half))
     return (float(low[0]), float(high[0])), (float(low[1]), float(high[1]))
 
 
