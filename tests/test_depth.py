@@ -7,7 +7,15 @@ from tiny import random_decoder
 
 from lastblock.activations import ActivationStore, run_prefix
 from lastblock.classifier import SequenceClassifier
-from lastblock.depth import Choice, Curve, candidates, choose_depth, sample, summary_depths
+from lastblock.depth import (
+    Choice,
+    Curve,
+    _equally_weighted,
+    candidates,
+    choose_depth,
+    sample,
+    summary_depths,
+)
 from lastblock.tokenization.batching import TokenIds
 
 
@@ -95,6 +103,16 @@ def test_the_middle_of_the_depths_about_as_good_as_the_best() -> None:
     assert few.in_the_running() == [0, 1, 2, 3, 4]
     assert few.chosen() == 2
     assert "From block 0 to 4 " in few.reason()
+
+
+def test_texts_that_weigh_unequally_say_less() -> None:
+    alike, unequal = Curve(1_000), Curve(1_000, alike=40)
+    for depth, accuracy in enumerate([0.6, 0.7, 0.72, 0.7, 0.6]):
+        alike.add(depth, accuracy)
+        unequal.add(depth, accuracy)
+    assert len(alike.in_the_running()) < len(unequal.in_the_running())
+    assert _equally_weighted(torch.ones(7)) == pytest.approx(7)
+    assert _equally_weighted(torch.tensor([[1.0], [0.0], [1.0]])) == pytest.approx(2)
 
 
 @pytest.mark.parametrize("blocks", [0, 1, 2, 3])

@@ -6,8 +6,17 @@ import torch
 from sklearn.linear_model import Ridge
 from sklearn.metrics import log_loss
 from sklearn.preprocessing import StandardScaler
+from torch.nn import functional as F
 
-from lastblock.probe import FOLDS, PENALTIES, SHARPNESS, cross_entropy, fit_probe, folds
+from lastblock.probe import (
+    FOLDS,
+    PENALTIES,
+    SHARPNESS,
+    Probe,
+    cross_entropy,
+    fit_probe,
+    folds,
+)
 
 
 def features(n: int, size: int, classes: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
@@ -127,3 +136,30 @@ def test_binary_cross_entropy_weighs_texts_or_answers() -> None:
     for weights in (torch.rand(50, 1).double(), torch.rand(50, 3).double()):
         wanted = (weights * each).mean().item()
         assert cross_entropy(logits, has, weights) == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_parts_of_a_text_stay_on_one_side(several: bool) -> None:
+    rng = np.random.default_rng(torch.randint(0, 2**31, ()).item())
+    of = np.repeat(np.arange(40), rng.integers(1, 6, 40))
+    numbers = torch.from_numpy(rng.integers(0, 3, 40))[torch.from_numpy(of)]
+    targets = F.one_hot(numbers) if several else numbers
+    out: list[int] = []
+    for fit, held in folds(targets, 5, of):
+        assert not set(of[fit.numpy()]) & set(of[held.numpy()])
+        assert sorted([*fit.tolist(), *held.tolist()]) == [*range(len(of))]
+        out += held.tolist()
+    assert sorted(out) == [*range(len(of))]
+
+
+def test_parts_that_are_alike_do_not_make_a_probe_look_good() -> None:
+    """Features that name the text tell its other parts' class, and nothing of other texts."""
+    of = np.repeat(np.arange(60), 4)
+    features = torch.randn(60, 200)[torch.from_numpy(of)] + 0.01 * torch.randn(240, 200)
+    targets = torch.randint(0, 2, (60,))[torch.from_numpy(of)]
+
+    def right(probe: Probe) -> float:
+        return float((probe.out_of_fold.argmax(1) == targets).double().mean())
+
+    assert right(fit_probe(features, targets)) > 0.95
+    assert right(fit_probe(features, targets, of=of)) < 0.75

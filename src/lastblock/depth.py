@@ -18,6 +18,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -89,6 +91,7 @@ def choose_depth(
     states: ActivationStore,
     progress: Progress | None = None,
     weights: Tensor | None = None,
+    of: npt.NDArray[np.int64] | None = None,
 ) -> Choice:
     """Choose how many blocks to freeze, from training texts alone.
 
@@ -101,16 +104,19 @@ def choose_depth(
         progress: where to show how it goes on.
         weights: how much each text counts, (n,), or of several labels each answer, (n, 1) or
             (n, n_classes); None: all alike.
+        of: where sequences are parts of longer texts, the number of each one's text, (n,).
     """
     n_layers = decoder.config.num_hidden_layers
     wanted = candidates(n_layers, trainable_blocks)
     picked = sample(sequences)
     texts, truth = [sequences[i] for i in picked], targets[picked]
     counts = None if weights is None else weights[picked]
+    whole = None if of is None else of[picked]
     known = states.known(texts)
     unknown = [ids for ids in texts if ids.tobytes() not in known]
     climb = _Climb(decoder, unknown)
-    curve = Curve(len(texts), several=targets.dim() == 2)
+    alike = len(texts) if counts is None else _equally_weighted(counts)
+    curve = Curve(len(texts), several=targets.dim() == 2, alike=alike)
     pooled: dict[bytes, list[Tensor]] = {key: [*rows.float()] for key, rows in known.items()}
     running: dict[int, list[Tensor]] = {}
     means: dict[int, Tensor] = {}
@@ -122,7 +128,7 @@ def choose_depth(
             climb.record(pooled)
             at = 2 * len(curve.depths)
             features = [torch.cat(pooled[ids.tobytes()][at : at + 2]) for ids in texts]
-            probe = fit_probe(torch.stack(features), truth, counts)
+            probe = fit_probe(torch.stack(features), truth, counts, whole)
             curve.add(depth, _accuracy(probe.out_of_fold, truth, counts))
             advance(1)
             running[depth] = climb.states
@@ -177,16 +183,25 @@ def _accuracy(logits: Tensor, targets: Tensor, weights: Tensor | None) -> float:
     return float((counts * right).sum() / counts.sum())
 
 
+def _equally_weighted(weights: Tensor) -> float:
+    """How many texts of equal weight say as much as these, (n,) or (n, k) (Kish 1965)."""
+    counts = weights if weights.dim() == 1 else weights.mean(1)
+    return float(counts.sum() ** 2 / (counts**2).sum())
+
+
 class Curve:
     """Accuracy by depth, from ``n`` texts (of one label each or several), and what follows.
+
+    ``alike``: how many texts of equal weight they are worth; all, if not given.
 
     A depth's accuracy is smoothed with its neighbours'. In the running are depths within a
     standard error of the best; chosen is the middle one of them, as neither end is safe: below,
     the tail has less to build on, above, it costs more.
     """
 
-    def __init__(self, n: int, several: bool = False) -> None:
+    def __init__(self, n: int, several: bool = False, alike: float | None = None) -> None:
         self.n = n
+        self.alike = n if alike is None else alike
         self.what = "its likeliest label" if several else "it"
         self.depths: list[int] = []
         self.accuracy: list[float] = []
@@ -204,7 +219,7 @@ class Curve:
     def in_the_running(self) -> list[int]:
         smooth = self.smoothed()
         best = max(smooth)
-        margin = math.sqrt(max(best * (1 - best), 1 / self.n) / self.n)
+        margin = math.sqrt(max(best * (1 - best), 1 / self.alike) / self.alike)
         return [d for d, a in zip(self.depths, smooth, strict=True) if a >= best - margin]
 
     def chosen(self) -> int:

@@ -69,7 +69,7 @@ def add_probe(
 
     ``store`` holds the activations of both parts; ``untrained`` is the tail before training.
     """
-    probe = fit_probe(run_summary(classifier, train.sequences, store), *train.tensors())
+    probe = fit_probe(run_summary(classifier, train.sequences, store), *train.tensors(), train.of)
     enough = validation is not None and (
         len(validation) >= FEW_VALIDATION_TEXTS or len(train) > CROSS_VALIDATE_UP_TO
     )
@@ -108,7 +108,7 @@ def _out_of_fold(
     # Nobody looks at these trainings' losses.
     settings = dataclasses.replace(settings, eval_steps=1_000_000_000, eval_texts=1)
     logits = torch.empty(len(train), classifier.head.out_features)
-    for fit, held in folds(train.tensors()[0], FOLDS):
+    for fit, held in folds(train.tensors()[0], FOLDS, train.of):
         classifier.load_tail_state(untrained)
         generator = torch.Generator().manual_seed(settings.seed)
         part = train.take(fit.numpy())

@@ -301,6 +301,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             open_store(facts, files, self.cache_size),
             progress,
             weights,
+            train.of,
         )
 
     def predict_proba(self, X: Iterable[str]) -> npt.NDArray[np.float64]:
@@ -561,7 +562,7 @@ def _windowed(
     if numbers.ndim == 2:
         shares = shares[:, None]
     shares = shares * (1.0 if weights is None else weights[of])
-    return Encoded(parts, numbers[of], shares / shares.mean())
+    return Encoded(parts, numbers[of], shares / shares.mean(), of)
 
 
 def _load(files: hub.PretrainedFiles, settings: Settings, depth: int) -> Decoder:

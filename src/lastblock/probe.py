@@ -28,7 +28,7 @@ FOLDS = 5
 # Factors tried for turning a ridge's scores, which lie around -1 and 1, into logits.
 SHARPNESS = tuple(2.0 ** (i / 2) for i in range(-2, 11))
 
-Array = npt.NDArray[np.float64]
+Array = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,12 @@ class Probe:
     penalty: float
 
 
-def fit_probe(features: Tensor, targets: Tensor, weights: Tensor | None = None) -> Probe:
+def fit_probe(
+    features: Tensor,
+    targets: Tensor,
+    weights: Tensor | None = None,
+    of: Array | None = None,
+) -> Probe:
     """Fit a ridge regression on class indicators, its penalty chosen by cross-validation.
 
     Features are standardised first. The penalty is that with the smallest squared error on
@@ -56,10 +61,11 @@ def fit_probe(features: Tensor, targets: Tensor, weights: Tensor | None = None) 
         features: (n, n_features).
         targets: class numbers (n,) int64, or indicators (n, n_classes) for several labels a text.
         weights: of each text, (n,) or (n, 1); or of each indicator, (n, n_classes).
+        of: where rows are parts of longer texts, the number of each row's text, (n,).
     """
     if weights is not None and weights.dim() == 2:
         if weights.shape[1] > 1:
-            return _fit_each(features, targets, weights)
+            return _fit_each(features, targets, weights, of)
         weights = weights[:, 0]
     x = features.double()
     w = torch.ones(len(x), dtype=torch.double) if weights is None else weights.double()
@@ -73,7 +79,7 @@ def fit_probe(features: Tensor, targets: Tensor, weights: Tensor | None = None) 
     ridge = _Ridge(x, signed, w)
     penalties = [penalty * x.shape[1] for penalty in PENALTIES]
     left_out = torch.zeros(len(penalties), *signed.shape, dtype=torch.double)
-    for fitted_on, held in folds(targets, FOLDS):
+    for fitted_on, held in folds(targets, FOLDS, of):
         for i, scores in enumerate(ridge.scores(fitted_on, held, penalties)):
             left_out[i, held] = scores
     errors = (w[:, None] * (left_out - signed) ** 2).mean((1, 2))
@@ -91,10 +97,10 @@ def fit_probe(features: Tensor, targets: Tensor, weights: Tensor | None = None) 
     )
 
 
-def _fit_each(features: Tensor, targets: Tensor, weights: Tensor) -> Probe:
+def _fit_each(features: Tensor, targets: Tensor, weights: Tensor, of: Array | None) -> Probe:
     """A probe whose labels each have a regression of their own, for weights of their own."""
     each = [
-        fit_probe(features, *columns)
+        fit_probe(features, *columns, of)
         for columns in zip(targets.split(1, dim=1), weights.split(1, dim=1), strict=True)
     ]
     return Probe(
@@ -105,8 +111,18 @@ def _fit_each(features: Tensor, targets: Tensor, weights: Tensor) -> Probe:
     )
 
 
-def folds(targets: Tensor, k: int) -> list[tuple[Tensor, Tensor]]:
-    """Rows to fit on and rows held out, of each fold; stratified as far as classes are large."""
+def folds(targets: Tensor, k: int, of: Array | None = None) -> list[tuple[Tensor, Tensor]]:
+    """Rows to fit on and rows held out, of each fold; stratified as far as classes are large.
+
+    Rows ``of`` the same text, (n,), stay on one side.
+    """
+    if of is not None:
+        _, first, number = np.unique(of, return_index=True, return_inverse=True)
+        text = torch.from_numpy(number)
+        return [
+            tuple(torch.isin(text, side).nonzero()[:, 0] for side in sides)  # type: ignore[misc]
+            for sides in folds(targets[torch.from_numpy(first)], k)
+        ]
     rows = np.arange(len(targets))
     if len(rows) < 2:
         return []  # nothing is left to fit on

@@ -27,19 +27,21 @@ class Encoded:
     ``weights`` (n,), with a mean of 1, say how much each text counts in the loss; None: all alike.
     Where a text may have several labels, ``labels`` says of each whether it has it: (n, n_classes),
     bool; and ``weights``, (n, 1) or (n, n_classes), how much each text or each of those answers
-    counts.
+    counts. Where these are parts of longer texts, ``of`` (n,) numbers the text each is of.
     """
 
     sequences: Sequence[TokenIds]
     labels: npt.NDArray[np.int64] | npt.NDArray[np.bool_]
     weights: npt.NDArray[np.float64] | None = None
+    of: npt.NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.sequences)
 
     def take(self, indices: Sequence[int] | npt.NDArray[np.int64]) -> Encoded:
         weights = None if self.weights is None else self.weights[indices]
-        return Encoded([self.sequences[i] for i in indices], self.labels[indices], weights)
+        of = None if self.of is None else self.of[indices]
+        return Encoded([self.sequences[i] for i in indices], self.labels[indices], weights, of)
 
     def tensors(self) -> tuple[Tensor, Tensor | None]:
         """Labels and weights as tensors."""
