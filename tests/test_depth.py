@@ -77,8 +77,8 @@ def test_the_sample_does_not_depend_on_order_and_has_no_text_twice() -> None:
 
 
 def test_candidates_leave_room_for_the_trained_blocks() -> None:
-    assert candidates(30, 1) == [10, 12, 14, 16, 18, 20, 22]
-    assert candidates(12, 1) == [4, 5, 6, 7, 8, 9]
+    assert candidates(30, 1) == [12, 14, 16, 18, 20, 22, 24]
+    assert candidates(12, 1) == [5, 6, 7, 8, 9, 10]
     assert candidates(4, 3) == [1]
     assert candidates(1, 1) == [0]
     assert candidates(2, 0) == [1, 2]
@@ -91,23 +91,35 @@ def test_summary_depths_stay_below_the_tail() -> None:
     assert summary_depths(2, 1) == (1,)
 
 
-def test_the_middle_of_the_depths_about_as_good_as_the_best() -> None:
-    curve = Curve(10_000)
-    for depth, accuracy in enumerate([0.5, 0.6, 0.8, 0.8, 0.8, 0.6, 0.5]):
-        curve.add(depth, accuracy)
-    assert curve.in_the_running() == [3]
-    assert curve.chosen() == 3
-    few = Curve(20)
-    for depth, accuracy in enumerate([0.7, 0.75, 0.8, 0.75, 0.7]):
-        few.add(depth, accuracy)
-    assert few.in_the_running() == [0, 1, 2, 3, 4]
-    assert few.chosen() == 2
-    assert "From block 0 to 4 " in few.reason()
+def test_many_texts_choose_for_themselves_and_a_few_hardly() -> None:
+    accuracy = dict(zip(range(12, 25, 2), [0.5, 0.7, 0.74, 0.7, 0.66, 0.68, 0.67], strict=True))
+    many, few = Curve(10_000, 30), Curve(40, 30)
+    for curve in (many, few):
+        for depth, value in accuracy.items():
+            curve.add(depth, value)
+    assert many.chosen() == 16
+    assert many.in_the_running() == [16]
+    assert many.reason().startswith(
+        "After block 16 a linear probe tells the classes apart best; it"
+    )
+    assert few.chosen() == 22
+    assert set(few.in_the_running()) >= {20, 22, 24}
+    assert "too little to go so far" in few.reason()
+    assert "after block 22 it is right in 68.0% of 40 training texts" in few.reason()
+
+
+def test_what_is_chosen_is_always_in_the_running() -> None:
+    rng = np.random.default_rng(torch.randint(0, 2**31, ()).item())
+    for n in (10, 100, 10_000):
+        curve = Curve(n, 12)
+        for depth in candidates(12, 1):
+            curve.add(depth, float(rng.random()))
+            assert curve.chosen() in curve.in_the_running()
 
 
 def test_texts_that_weigh_unequally_say_less() -> None:
-    alike, unequal = Curve(1_000), Curve(1_000, alike=40)
-    for depth, accuracy in enumerate([0.6, 0.7, 0.72, 0.7, 0.6]):
+    alike, unequal = Curve(1_000, 30), Curve(1_000, 30, alike=40)
+    for depth, accuracy in zip(range(16, 25, 2), [0.6, 0.7, 0.72, 0.7, 0.6], strict=True):
         alike.add(depth, accuracy)
         unequal.add(depth, accuracy)
     assert len(alike.in_the_running()) < len(unequal.in_the_running())
@@ -144,5 +156,6 @@ def test_texts_of_no_weight_have_no_say() -> None:
         choose_depth(decoder, ids, labels, 1, ActivationStore(), weights=weights).accuracy
         for labels in (kinds, wrong)
     ]
-    assert found[0] == pytest.approx(found[1], abs=0.1)
+    # Not equal: the folds are others.
+    assert found[0] == pytest.approx(found[1], abs=0.15)
     assert all(np.isfinite(found[0]))

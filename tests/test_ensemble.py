@@ -43,7 +43,9 @@ def test_logits_are_the_weighted_sum_of_both(validated: bool, weighted: bool) ->
     mixture = add_probe(classifier, store, train, validation, SETTINGS, untrained, Silent())
     summary = run_summary(classifier, train.sequences, store)
     weights = None if train.weights is None else torch.from_numpy(train.weights)
-    probe = fit_probe(summary, torch.from_numpy(train.labels), weights)
+    probe = fit_probe(
+        summary, torch.from_numpy(train.labels), weights, means=classifier.probed_means
+    )
     expected = mixture.tail * alone + mixture.probe * (summary @ probe.weight.T + probe.bias)
     together = run_tail(classifier, train.sequences, store)
     torch.testing.assert_close(together, expected, rtol=1e-4, atol=1e-4)

@@ -163,3 +163,18 @@ def test_parts_that_are_alike_do_not_make_a_probe_look_good() -> None:
 
     assert right(fit_probe(features, targets)) > 0.95
     assert right(fit_probe(features, targets, of=of)) < 0.75
+
+
+def test_means_count_as_much_as_they_tell() -> None:
+    """Where mean states tell nothing they are held down, and where they tell all, raised."""
+    x, targets = features(90, 40)
+    noise = torch.randn(90, 120)
+    for means, both in ((120, torch.cat([noise, x], 1)), (40, torch.cat([x, noise], 1))):
+        probe = fit_probe(both, targets, means=means)
+        plain = fit_probe(both, targets)
+        size = (probe.weight * both.std(0)).square().sum(0)
+        before = (plain.weight * both.std(0)).square().sum(0)
+        part = slice(None, 120) if means == 120 else slice(40, None)
+        assert size[part].sum() / size.sum() < before[part].sum() / before.sum()
+        fitted = both @ probe.weight.T + probe.bias
+        assert (fitted.argmax(1) == targets).float().mean() > 0.9

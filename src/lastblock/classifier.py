@@ -201,6 +201,12 @@ class SequenceClassifier(nn.Module):
         return states * self.decoder.config.hidden_size
 
     @property
+    def probed_means(self) -> int:
+        """How many of these, the first ones, are of mean states, where others are not; else 0."""
+        means = len(self.summary_depths) * self.decoder.config.hidden_size
+        return means if means < self.probed else 0
+
+    @property
     def summary_rows(self) -> int:
         """Rows of a text's activations that stand before its first token's."""
         return 2 * len(self.summary_depths)

@@ -34,9 +34,12 @@ from lastblock.tokenization.batching import TokenIds, pad, token_budget_batches
 # few depths are held in memory.
 MOST_TEXTS = 512
 MOST_TOKENS = 32_768
-# Depths that are probed, as shares of the decoder, at about every fifteenth. Above, a probe gains
-# on none of the three sets that were looked at, and every block costs time (docs/experiments.md).
-LOWEST, HIGHEST, STEPS = 1 / 3, 3 / 4, 15
+# Depths that are probed, as shares of the decoder, at about every fifteenth. Above, little is
+# gained on any set that was looked at, and every block costs time (docs/experiments.md).
+LOWEST, HIGHEST, STEPS = 2 / 5, 4 / 5, 15
+# The share that serves most sets best: a few texts cannot say otherwise. For every quarter of the
+# decoder that a depth is away from it, it has to be so many standard errors better.
+USUAL, AWAY = 11 / 15, 2.0
 # Depths for the mean states that the classifier's own probe sees, as shares of the decoder.
 SUMMARY = (1 / 4, 1 / 2)
 
@@ -116,7 +119,7 @@ def choose_depth(
     unknown = [ids for ids in texts if ids.tobytes() not in known]
     climb = _Climb(decoder, unknown)
     alike = len(texts) if counts is None else _equally_weighted(counts)
-    curve = Curve(len(texts), several=targets.dim() == 2, alike=alike)
+    curve = Curve(len(texts), n_layers, several=targets.dim() == 2, alike=alike)
     pooled: dict[bytes, list[Tensor]] = {key: [*rows.float()] for key, rows in known.items()}
     running: dict[int, list[Tensor]] = {}
     means: dict[int, Tensor] = {}
@@ -127,8 +130,9 @@ def choose_depth(
                 means[below] = climb.pooled()[1]
             climb.record(pooled)
             at = 2 * len(curve.depths)
-            features = [torch.cat(pooled[ids.tobytes()][at : at + 2]) for ids in texts]
-            probe = fit_probe(torch.stack(features), truth, counts, whole)
+            here = [pooled[ids.tobytes()][at : at + 2] for ids in texts]
+            features = torch.stack([torch.cat((mean, last)) for last, mean in here])
+            probe = fit_probe(features, truth, counts, whole, means=features.shape[1] // 2)
             curve.add(depth, _accuracy(probe.out_of_fold, truth, counts))
             advance(1)
             running[depth] = climb.states
@@ -194,13 +198,16 @@ class Curve:
 
     ``alike``: how many texts of equal weight they are worth; all, if not given.
 
-    A depth's accuracy is smoothed with its neighbours'. In the running are depths within a
-    standard error of the best; chosen is the middle one of them, as neither end is safe: below,
-    the tail has less to build on, above, it costs more.
+    A depth's accuracy is smoothed with its neighbours', and lowered the more the further it is
+    from the usual depth, in standard errors: many texts choose for themselves, a few hardly.
+    Chosen is the best then; in the running are those within a standard error of it.
     """
 
-    def __init__(self, n: int, several: bool = False, alike: float | None = None) -> None:
+    def __init__(
+        self, n: int, n_layers: int, several: bool = False, alike: float | None = None
+    ) -> None:
         self.n = n
+        self.usual, self.quarter = USUAL * n_layers, n_layers / 4
         self.alike = n if alike is None else alike
         self.what = "its likeliest label" if several else "it"
         self.depths: list[int] = []
@@ -216,28 +223,41 @@ class Curve:
             (a + 2 * b + c) / 4 for a, b, c in zip(padded, padded[1:], padded[2:], strict=False)
         ]
 
+    @property
+    def standard_error(self) -> float:
+        """Of the best depth's accuracy."""
+        best = max(self.smoothed())
+        return math.sqrt(max(best * (1 - best), 1 / self.alike) / self.alike)
+
+    def _scores(self) -> dict[int, float]:
+        each = AWAY * self.standard_error / self.quarter
+        pairs = zip(self.depths, self.smoothed(), strict=True)
+        return {depth: smooth - each * abs(depth - self.usual) for depth, smooth in pairs}
+
     def in_the_running(self) -> list[int]:
-        smooth = self.smoothed()
-        best = max(smooth)
-        margin = math.sqrt(max(best * (1 - best), 1 / self.alike) / self.alike)
-        return [d for d, a in zip(self.depths, smooth, strict=True) if a >= best - margin]
+        scores = self._scores()
+        least = max(scores.values()) - self.standard_error
+        return [depth for depth, score in scores.items() if score >= least]
 
     def chosen(self) -> int:
-        running = self.in_the_running()
-        return running[len(running) // 2]
+        scores = self._scores()
+        return max(scores, key=lambda depth: scores[depth])
 
     def reason(self) -> str:
-        running, chosen = self.in_the_running(), self.chosen()
-        at = self.accuracy[self.depths.index(chosen)]
-        best = (
-            f"After block {chosen} a linear probe tells the classes apart best"
-            if len(running) == 1
-            else f"From block {running[0]} to {running[-1]} a linear probe tells the classes apart "
-            f"about equally well, and after block {chosen}"
-        )
-        join = ";" if len(running) == 1 else ""
+        chosen, smooth = self.chosen(), self.smoothed()
+        at, best = self.depths.index(chosen), max(smooth)
+        if smooth[at] == best:
+            why = f"After block {chosen} a linear probe tells the classes apart best; {self.what}"
+        else:
+            other = self.depths[smooth.index(best)]
+            by = (best - smooth[at]) / self.standard_error
+            why = (
+                f"After block {other} a linear probe tells the classes apart better by {by:.1f} "
+                f"standard errors, too little to go so far from where most texts are best read; "
+                f"after block {chosen} {self.what}"
+            )
         return (
-            f"{best}{join} {self.what} is right in {at:.1%} of {self.n:,} training texts, "
+            f"{why} is right in {self.accuracy[at]:.1%} of {self.n:,} training texts, "
             "cross-validated."
         )
 

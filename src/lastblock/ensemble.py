@@ -69,7 +69,8 @@ def add_probe(
 
     ``store`` holds the activations of both parts; ``untrained`` is the tail before training.
     """
-    probe = fit_probe(run_summary(classifier, train.sequences, store), *train.tensors(), train.of)
+    summary = run_summary(classifier, train.sequences, store)
+    probe = fit_probe(summary, *train.tensors(), train.of, means=classifier.probed_means)
     enough = validation is not None and (
         len(validation) >= FEW_VALIDATION_TEXTS or len(train) > CROSS_VALIDATE_UP_TO
     )

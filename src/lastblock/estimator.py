@@ -282,13 +282,13 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     ) -> Choice:
         """Where to cut the decoder, from the training texts; ``sample`` is for int8."""
         shape = loading.read_config(files.folder)
-        highest = candidates(shape.num_hidden_layers, settings.trainable_blocks)[-1]
+        depths = candidates(shape.num_hidden_layers, settings.trainable_blocks)
+        highest = depths[-1]
         decoder = _load(files, settings, highest)
         decoder.set_attention(settings.attention)
         set_precision(decoder, highest, settings.dtype, sample)
         facts: dict[str, str | int] = {
-            "pooled": "last and mean at each candidate",
-            "trainable_blocks": settings.trainable_blocks,
+            "pooled": "last and mean after " + "+".join(map(str, depths)),
             "dtype": precision_facts(decoder, highest, settings.dtype),
             **_begun_with(settings),
         }

@@ -24,6 +24,8 @@ from torch.nn import functional as F
 
 # Ridge penalties tried, in units of the features' summed variance.
 PENALTIES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+# How much mean states may count beside the last token's: on topics more, on sentiment less.
+MEANS = (0.25, 0.5, 1.0, 2.0)
 FOLDS = 5
 # Factors tried for turning a ridge's scores, which lie around -1 and 1, into logits.
 SHARPNESS = tuple(2.0 ** (i / 2) for i in range(-2, 11))
@@ -50,18 +52,22 @@ def fit_probe(
     targets: Tensor,
     weights: Tensor | None = None,
     of: Array | None = None,
+    *,
+    means: int = 0,
 ) -> Probe:
     """Fit a ridge regression on class indicators, its penalty chosen by cross-validation.
 
-    Features are standardised first. The penalty is that with the smallest squared error on
-    texts left out, and the scores are sharpened into logits by the factor that gives those texts
-    the smallest cross-entropy (Hoerl & Kennard 1970; Platt 1999 for the scale).
+    Features are standardised first, and where some are mean states, these are multiplied by one of
+    ``MEANS``. This and the penalty are those with the smallest squared error on texts left out, and
+    the scores are sharpened into logits by the factor that gives those texts the smallest
+    cross-entropy (Hoerl & Kennard 1970; Platt 1999 for the scale).
 
     Args:
         features: (n, n_features).
         targets: class numbers (n,) int64, or indicators (n, n_classes) for several labels a text.
         weights: of each text, (n,) or (n, 1); or of each indicator, (n, n_classes).
         of: where rows are parts of longer texts, the number of each row's text, (n,).
+        means: how many features, the first ones, are mean states, if not all.
     """
     if weights is not None and weights.dim() == 2:
         if weights.shape[1] > 1:
@@ -76,24 +82,31 @@ def fit_probe(
     indicator = targets.double() if targets.dim() == 2 else F.one_hot(targets).double()
     signed = 2 * indicator - 1
 
-    ridge = _Ridge(x, signed, w)
-    penalties = [penalty * x.shape[1] for penalty in PENALTIES]
-    left_out = torch.zeros(len(penalties), *signed.shape, dtype=torch.double)
-    for fitted_on, held in folds(targets, FOLDS, of):
-        for i, scores in enumerate(ridge.scores(fitted_on, held, penalties)):
-            left_out[i, held] = scores
-    errors = (w[:, None] * (left_out - signed) ** 2).mean((1, 2))
-    best = int(errors.argmin())
+    parts = folds(targets, FOLDS, of)
+    tried = []
+    for share in MEANS if means else (1.0,):
+        size = torch.ones(x.shape[1], dtype=torch.double)
+        size[:means] = share
+        ridge = _Ridge(x * size, signed, w)
+        penalties = [penalty * float(size.square().sum()) for penalty in PENALTIES]
+        left_out = torch.zeros(len(penalties), *signed.shape, dtype=torch.double)
+        for fitted_on, held in parts:
+            for i, scores in enumerate(ridge.scores(fitted_on, held, penalties)):
+                left_out[i, held] = scores
+        errors = (w[:, None] * (left_out - signed) ** 2).mean((1, 2))
+        i = int(errors.argmin())
+        tried.append((float(errors[i]), ridge, size, i, penalties[i], left_out[i]))
+    _, ridge, size, i, penalty, scores = min(tried, key=lambda of: of[0])
     of_answers = w[:, None] if targets.dim() == 2 else w
-    losses = [cross_entropy(left_out[best] * sharp, targets, of_answers) for sharp in SHARPNESS]
+    losses = [cross_entropy(scores * sharp, targets, of_answers) for sharp in SHARPNESS]
     sharp = SHARPNESS[int(np.argmin(losses))]
-    weight, bias = ridge.solve(penalties[best])
-    weight = sharp * weight / scale[:, None]
+    weight, bias = ridge.solve(penalty)
+    weight = sharp * weight * (size / scale)[:, None]
     return Probe(
         weight=weight.T.float().contiguous(),
         bias=(sharp * bias - mean @ weight).float(),
-        out_of_fold=(sharp * left_out[best]).float(),
-        penalty=PENALTIES[best],
+        out_of_fold=(sharp * scores).float(),
+        penalty=PENALTIES[i],
     )
 
 
