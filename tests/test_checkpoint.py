@@ -26,7 +26,8 @@ print(json.dumps(load(sys.argv[1]).predict_proba(json.loads(sys.argv[2])).tolist
 @pytest.fixture(scope="module", params=["float32", "bfloat16", "int8"])
 def classifier(request: pytest.FixtureRequest, pretrained: Path) -> TextClassifier:
     texts, labels = messages(40)
-    return TextClassifier(str(pretrained), dtype=request.param, epochs=2).fit(texts, labels)
+    classifier = TextClassifier(str(pretrained), dtype=request.param, epochs=2, depth=3)
+    return classifier.fit(texts, labels)
 
 
 @pytest.fixture

@@ -49,7 +49,7 @@ def test_what_the_recipe_chose_is_chosen_once(
     out_of_fold(tiny(pretrained, epochs=1), texts, labels, folds=3)
     assert fits[0]["depth"] is None
     assert fits[1] == fits[2]
-    assert fits[1]["depth"] == 3
+    assert fits[1]["depth"] == 4
 
 
 def test_a_class_that_is_absent_from_training_has_no_probability(pretrained: Path) -> None:
