@@ -10,8 +10,8 @@ BROWSER := $(VENV)/.installed-browser
 CHROMIUM ?= $(or $(shell command -v chromium || command -v chromium-browser || \
 	command -v google-chrome),/usr/bin/chromium)
 # Shared, or about how right answers are: of no use to make bench.
-NO_SPEED := $(addprefix benchmarks/,common.py accuracy.py calibration.py \
-	prompts.py review.py rivals.py suggest.py)
+NO_SPEED := $(addprefix benchmarks/,common.py accuracy.py calibration.py depths.py \
+	precision.py prompts.py review.py rivals.py suggest.py)
 INSTALL = $(RUN) pip --disable-pip-version-check install -c constraints.txt
 
 .DEFAULT_GOAL := help

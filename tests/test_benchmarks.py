@@ -46,6 +46,25 @@ def test_calibration_is_judged_before_and_after(pretrained: Path) -> None:
     assert calibration.row("made up", runs).count("→") == 3
 
 
+def test_the_frozen_pass_is_measured_against_the_matrix_rate() -> None:
+    import frozen_pass
+
+    classifiers = {name: SequenceClassifier(random_decoder(), 2) for name in ("float32", "int8")}
+    classifiers["int8"].set_prefix_precision("int8", torch.randint(0, 97, (60,)))
+    found = frozen_pass.measure(classifiers, random_part(20).sequences, turns=1)
+    assert set(found) == {"products", "float32", "int8"}
+    assert min(found.values()) > 0
+
+
+def test_int8_is_compared_with_float32(pretrained: Path) -> None:
+    import precision
+
+    drawn, test = (Examples(*messages(n, seed=n), "made up") for n in (60, 40))
+    found = precision.compare(drawn, test, 1, model=str(pretrained), depth=2, epochs=1)
+    assert 0 <= found["moved_median"] < 0.1
+    assert found["times_faster"] > 0
+
+
 def test_the_matrix_rate_counts_every_product() -> None:
     import common
 

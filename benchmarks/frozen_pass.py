@@ -1,0 +1,78 @@
+"""The frozen pass against the machine's own matrix products, in float32 and in 8-bit integers.
+
+Useful operations a second: those of the blocks' matrix products over real tokens; padding counts
+for nothing, and attention, norms and the rest only as time. Against them stand torch's own float32
+products of the same shapes. Everything is timed turn by turn in one run, and medians are told.
+
+    python benchmarks/frozen_pass.py [--texts N] [--depth N] [--turns N]
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections.abc import Sequence
+
+import torch
+from common import block_shapes, matrix_rate, messages, seconds_of, untrained, write_results
+
+from lastblock.activations import TOKEN_BUDGET, ActivationStore
+from lastblock.classifier import SequenceClassifier
+from lastblock.config import Precision
+from lastblock.inference import TextModel
+from lastblock.recipe import SAMPLE
+from lastblock.tokenization.batching import TokenIds
+
+PRECISIONS: tuple[Precision, ...] = ("float32", "int8", "bfloat16")
+
+
+def measure(
+    classifiers: dict[Precision, SequenceClassifier], sequences: Sequence[TokenIds], turns: int
+) -> dict[str, float]:
+    """Operations a second of each, and of float32 products alone."""
+    exact = classifiers["float32"]
+    shapes = block_shapes(exact, TOKEN_BUDGET)
+    a_token = sum(2.0 * inner * columns for _, inner, columns in shapes) * exact.frozen_blocks
+    operations = a_token * sum(
+        len(ids) for ids in {ids.tobytes(): ids for ids in sequences}.values()
+    )
+    rates: dict[str, list[float]] = {"products": [], **{name: [] for name in classifiers}}
+    for _ in range(turns):
+        rates["products"].append(matrix_rate(shapes, 5))
+        for name, classifier in classifiers.items():
+            taken = seconds_of(lambda c=classifier: ActivationStore().fill(c, sequences))
+            rates[name].append(operations / taken)
+    return {name: statistics.median(of) for name, of in rates.items()}
+
+
+def in_precision(precision: Precision, depth: int) -> TextModel:
+    """The default decoder, its frozen blocks in this precision."""
+    model = untrained(depth)
+    sample = model.frame.around(model.tokenizer.encode_batch([SAMPLE])[0])
+    model.classifier.set_prefix_precision(precision, torch.from_numpy(sample))
+    return model
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--texts", type=int, default=300)
+    parser.add_argument("--depth", type=int, default=20)
+    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=["float32", "int8"])
+    given = parser.parse_args()
+    models = {name: in_precision(name, given.depth) for name in given.precisions}
+    sequences = next(iter(models.values())).encode(messages(given.texts))
+    classifiers = {name: model.classifier for name, model in models.items()}
+    found = measure(classifiers, sequences, given.turns)
+    for name in classifiers:
+        share = found[name] / found["products"]
+        print(
+            f"{name:<10}{found[name] / 1e9:>8.0f} GFLOP/s, {share:.0%} of float32 products alone "
+            f"({found['products'] / 1e9:.0f})"
+        )
+    write_results("frozen_pass", found)
+
+
+if __name__ == "__main__":
+    main()
