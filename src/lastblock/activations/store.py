@@ -20,7 +20,7 @@ from lastblock.activations.shelf import FILE_BYTES, Shelf
 from lastblock.classifier import SequenceClassifier
 from lastblock.config import cache_bytes
 from lastblock.decoder.hub import PretrainedFiles, content_of
-from lastblock.runtime import Progress, Silent, available_memory
+from lastblock.runtime import Progress, Silent, available_memory, keep_freed_memory
 from lastblock.tokenization.batching import TokenIds, pad, token_budget_batches
 
 # Tokens in one pass of the prefix, padding included. Large enough that matrix products run at full
@@ -43,6 +43,7 @@ class ActivationStore:
     """
 
     def __init__(self, shelf: Shelf | None = None) -> None:
+        keep_freed_memory()
         self._shelf = shelf
         self._states: dict[bytes, Tensor] = {}
         self.tokens_computed = 0
