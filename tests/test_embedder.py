@@ -44,6 +44,16 @@ def test_states_are_those_of_the_whole_decoder(pretrained: Path, pooling: str, d
         np.testing.assert_allclose(state, expected.numpy(), rtol=1e-4, atol=1e-5)
 
 
+def test_a_prompt_is_read_around_each_text(pretrained: Path) -> None:
+    around = tiny(pretrained, pooling="last", prompt='So: "{text}" is "', max_length=4)
+    bare = tiny(pretrained, pooling="last")
+    said, asked = around.fit_transform(["abcdef", ""]), bare.fit_transform(['So: "abcd" is "'])
+    np.testing.assert_allclose(said[:1], asked, rtol=1e-4, atol=1e-5)
+    assert np.abs(said[1] - said[0]).max() > 1e-2  # an empty text is the end of text
+    with pytest.raises(ConfigError, match="--prompt is 'none'; it must be words with"):
+        tiny(pretrained, prompt="none").fit(["a"])
+
+
 def test_long_and_empty_texts_have_states_too(pretrained: Path) -> None:
     embedder = tiny(pretrained, max_length=5, pooling="last").fit(["a"])
     states = embedder.transform(["abcdefgh", "abcde", ""])

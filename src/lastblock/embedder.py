@@ -21,7 +21,7 @@ from lastblock.config import DEFAULT_MODEL, ModelConfig, cache_bytes
 from lastblock.data.examples import check_texts
 from lastblock.decoder import hub, loading
 from lastblock.errors import ConfigError
-from lastblock.recipe import SAMPLE
+from lastblock.recipe import BARE, SAMPLE
 from lastblock.runtime import fastest_precision
 from lastblock.tokenization.batching import TokenIds
 from lastblock.tokenization.tokenizer import Tokenizer
@@ -39,7 +39,9 @@ class TextEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         depth: blocks to keep, two thirds of them if None; the deepest one's states are taken,
             after the decoder's final norm.
         pooling: "mean" of all tokens' states, or that of the "last" or "first" token.
-        max_length: tokens a text is cut to; 512, or what the decoder reads at most, if None.
+        max_length: tokens a text is cut to; 512, or what the decoder has room for, if None.
+        prompt: words that the decoder reads around each text, which stands for ``{text}``; the
+            classifier's own (``recipe.PROMPT``) serve pooling "last" far better than none.
         dtype: of all blocks but the last kept: "auto", "float32", "bfloat16" or
             "int8".
         cache_size: gigabytes on disk for activations, where later calls on the same texts find
@@ -61,6 +63,7 @@ class TextEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         depth: int | None = None,
         pooling: str = "mean",
         max_length: int | None = None,
+        prompt: str = BARE,
         dtype: str = "auto",
         cache_size: float | None = None,
     ) -> None:
@@ -68,6 +71,7 @@ class TextEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         self.depth = depth
         self.pooling = pooling
         self.max_length = max_length
+        self.prompt = prompt
         self.dtype = dtype
         self.cache_size = cache_size
 
@@ -84,7 +88,9 @@ class TextEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         files = hub.resolve(self.model)
         shape = loading.read_config(files.folder)
         depth = self.depth or max(1, round(DEPTH_SHARE * shape.num_hidden_layers))
-        most = shape.max_position_embeddings
+        tokenizer = Tokenizer.from_pretrained(files.folder)
+        frame = tokenizer.frame(self.prompt)
+        most = shape.max_position_embeddings - len(frame)
         max_length = self.max_length or min(MAX_LENGTH, most)
         if depth > shape.num_hidden_layers or max_length > most:
             raise ConfigError(
@@ -99,17 +105,16 @@ class TextEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         # Without a head, what the tail says of a text is what a head would see.
         states.head = nn.Identity()  # type: ignore[assignment]
         states.head.out_features = shape.hidden_size
-        tokenizer = Tokenizer.from_pretrained(files.folder)
         precision = self.dtype
         if precision == "auto":
             rows, columns = shape.intermediate_size, shape.hidden_size
             precision = fastest_precision(rows, columns, int8=True)
-        sample = torch.from_numpy(tokenizer.encode_batch([SAMPLE])[0])
+        sample = torch.from_numpy(frame.around(tokenizer.encode_batch([SAMPLE])[0]))
         states.set_prefix_precision(precision, sample)  # type: ignore[arg-type]
         self.depth_, self.max_length_ = depth, max_length
         self._n_features_out = shape.hidden_size
         self._files, self._states = files, states
-        self._tokenizer = tokenizer
+        self._tokenizer, self._frame = tokenizer, frame
         return self
 
     def transform(self, X: Iterable[str]) -> npt.NDArray[np.float32]:
@@ -136,6 +141,7 @@ class TextEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
             depth=self.depth,
             pooling=self.pooling,  # type: ignore[arg-type]
             max_length=self.max_length,
+            prompt=self.prompt,
             dtype=self.dtype,  # type: ignore[arg-type]
         )
         if self.pooling == "padded":
@@ -144,7 +150,7 @@ class TextEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
             )
 
     def _cut(self, ids: TokenIds) -> TokenIds:
-        """At most ``max_length_`` token ids, and at least one."""
+        """At most ``max_length_`` token ids, and at least one, in the prompt."""
         if len(ids) == 0:
-            return np.array([self._tokenizer.end_of_text], dtype=ids.dtype)
-        return np.ascontiguousarray(ids[: self.max_length_])
+            ids = np.array([self._frame.end_of_text], dtype=ids.dtype)
+        return self._frame.around(ids[: self.max_length_])
