@@ -15,13 +15,13 @@ import torch
 from safetensors.torch import save_file
 
 from lastblock.classifier import SequenceClassifier
-from lastblock.config import DEFAULT_MODEL, ModelConfig, TrainConfig
+from lastblock.config import DEFAULT_MODEL, ModelConfig, Precision, TrainConfig
 from lastblock.data.catalog import load_examples
 from lastblock.decoder import hub, loading
 from lastblock.decoder.config import DecoderConfig
 from lastblock.decoder.decoder import Decoder
 from lastblock.inference import TextModel
-from lastblock.recipe import PROMPT, resolve
+from lastblock.recipe import PROMPT, SAMPLE, resolve
 from lastblock.runtime import cache_folder
 from lastblock.tokenization.tokenizer import Tokenizer
 
@@ -78,6 +78,15 @@ def untrained(depth: int = 20) -> TextModel:
     settings = dataclasses.replace(chosen, summary_depths=())
     classifier = SequenceClassifier(loading.load_decoder(files.folder, depth=depth), 2)
     return TextModel(tokenizer, classifier, ["ham", "spam"], settings)
+
+
+def in_precision(precision: Precision, depth: int) -> TextModel:
+    """The default decoder, its frozen blocks in this precision."""
+    model = untrained(depth)
+    sample = model.frame.around(model.tokenizer.encode_batch([SAMPLE])[0])
+    model.classifier.set_prefix_precision(precision, torch.from_numpy(sample))
+    model.settings = dataclasses.replace(model.settings, dtype=precision)
+    return model
 
 
 def tiny_decoder(folder: Path) -> Path:

@@ -13,14 +13,11 @@ import argparse
 import statistics
 from collections.abc import Sequence
 
-import torch
-from common import block_shapes, matrix_rate, messages, seconds_of, untrained, write_results
+from common import block_shapes, in_precision, matrix_rate, messages, seconds_of, write_results
 
 from lastblock.activations import TOKEN_BUDGET, ActivationStore
 from lastblock.classifier import SequenceClassifier
 from lastblock.config import Precision
-from lastblock.inference import TextModel
-from lastblock.recipe import SAMPLE
 from lastblock.tokenization.batching import TokenIds
 
 PRECISIONS: tuple[Precision, ...] = ("float32", "int8", "bfloat16")
@@ -43,14 +40,6 @@ def measure(
             taken = seconds_of(lambda c=classifier: ActivationStore().fill(c, sequences))
             rates[name].append(operations / taken)
     return {name: statistics.median(of) for name, of in rates.items()}
-
-
-def in_precision(precision: Precision, depth: int) -> TextModel:
-    """The default decoder, its frozen blocks in this precision."""
-    model = untrained(depth)
-    sample = model.frame.around(model.tokenizer.encode_batch([SAMPLE])[0])
-    model.classifier.set_prefix_precision(precision, torch.from_numpy(sample))
-    return model
 
 
 def main() -> None:

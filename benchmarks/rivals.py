@@ -168,6 +168,19 @@ def trainer(
     train: Examples, test: Examples, seed: int, *, last_block: bool, epochs: int = 5
 ) -> float:
     """transformers' Trainer on the default decoder: its last block and head, or all of it."""
+    with _quiet(), tempfile.TemporaryDirectory() as folder:
+        run, encoded, names = make_trainer(
+            train, seed, folder, last_block=last_block, num_train_epochs=epochs
+        )
+        run.train()
+        said = run.predict(encoded(test)).predictions.argmax(1)
+    return _right(np.asarray(names)[said], test)
+
+
+def make_trainer(
+    train: Examples, seed: int, folder: str, *, last_block: bool, **settings: Any
+) -> tuple[Any, Callable[[Examples], list[dict[str, Any]]], list[str]]:
+    """The Trainer, what turns examples into its own, and the classes in its order."""
     import torch
     import transformers
 
@@ -181,29 +194,26 @@ def trainer(
         numbers = [names.index(str(label)) for label in examples.labels]
         return [{"input_ids": i, "labels": n} for i, n in zip(ids, numbers, strict=True)]
 
-    with _quiet(), tempfile.TemporaryDirectory() as folder:
-        settings = transformers.TrainingArguments(
-            output_dir=folder,
-            per_device_train_batch_size=16,
-            per_device_eval_batch_size=16,
-            num_train_epochs=epochs,
-            learning_rate=5e-4 if last_block else 5e-5,
-            warmup_steps=0.1,  # below 1: a share of all steps
-            seed=seed,
-            use_cpu=True,
-            report_to="none",
-            save_strategy="no",
-            disable_tqdm=True,
-        )
-        run = transformers.Trainer(
-            model=model,
-            args=settings,
-            train_dataset=encoded(train),
-            data_collator=transformers.DataCollatorWithPadding(tokenizer),
-        )
-        run.train()
-        said = run.predict(encoded(test)).predictions.argmax(1)
-    return _right(np.asarray(names)[said], test)
+    arguments = transformers.TrainingArguments(
+        output_dir=folder,
+        per_device_train_batch_size=16,
+        per_device_eval_batch_size=16,
+        learning_rate=5e-4 if last_block else 5e-5,
+        warmup_steps=0.1,  # below 1: a share of all steps
+        seed=seed,
+        use_cpu=True,
+        report_to="none",
+        save_strategy="no",
+        disable_tqdm=True,
+        **settings,
+    )
+    run = transformers.Trainer(
+        model=model,
+        args=arguments,
+        train_dataset=encoded(train),
+        data_collator=transformers.DataCollatorWithPadding(tokenizer),
+    )
+    return run, encoded, names
 
 
 def transformers_classifier(n_classes: int, *, last_block: bool) -> tuple[Any, Any]:

@@ -15,9 +15,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from common import seconds_of, untrained, write_results
+from common import in_precision, seconds_of, write_results
 
 from lastblock import checkpoint
+from lastblock.runtime import fastest_precision
 
 TEXT = (
     "You are a winner you have been specially selected to receive $1000 cash or a $2000 award. "
@@ -61,9 +62,11 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder) / "model"
-        checkpoint.save(untrained(), model)
+        precision = fastest_precision(1536, 576, int8=True)
+        checkpoint.save(in_precision(precision, depth=20), model)
         seconds = processes(model, options.runs)
         figures = {"seconds": seconds, "warm": warm(model, options.runs * 20)}
+        figures["precision"] = precision
     for name, value in seconds.items():
         print(f"{name:<18}{value:>8.2f} s")
     print(

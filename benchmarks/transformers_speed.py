@@ -1,0 +1,98 @@
+"""How much faster than transformers: its Trainer, and its text-classification pipeline.
+
+Trainer: all but the last block frozen, dynamic padding, batches of 16, five epochs over questions
+of TREC-6 (so many SMS messages where LASTBLOCK_DATA is not set). Two runs of few steps are timed,
+and what a step more takes is multiplied; against it stands a whole fit of `auto`, from texts to
+classifier, with nothing kept on disk. Pipeline: SMS messages, as people call it, and sorted by
+length in batches of the size that is fastest; against it ``predict_proba``. All in one run, in
+float32 on transformers' side, and as `auto` chooses on ours.
+
+    python benchmarks/transformers_speed.py [--texts N] [--messages N]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import rivals
+from accuracy import draw, read
+from common import messages, seconds_of, write_results
+
+from lastblock import TextClassifier
+from lastblock.data.catalog import load_examples
+from lastblock.data.examples import Examples
+
+EPOCHS, BATCH, STEPS = 5, 16, (4, 16)
+SIZES = (8, 32)
+
+
+def trainer_seconds(train: Examples) -> float:
+    """What five epochs of the Trainer take, from what some of its steps take."""
+    taken = []
+    for steps in STEPS:
+        with tempfile.TemporaryDirectory() as folder:
+            run, _, _ = rivals.make_trainer(train, 1, folder, last_block=True, max_steps=steps)
+            taken.append(seconds_of(run.train))
+    a_step = (taken[1] - taken[0]) / (STEPS[1] - STEPS[0])
+    return a_step * EPOCHS * -(-len(train) // BATCH)
+
+
+def pipeline_seconds(texts: Sequence[str]) -> dict[str, float]:
+    """Seconds of the pipeline over the texts: as it comes, and in sorted batches."""
+    import transformers
+
+    model, tokenizer = rivals.transformers_classifier(2, last_block=False)
+    pipe = transformers.pipeline("text-classification", model=model, tokenizer=tokenizer)
+    ordered = sorted(texts, key=len)
+    pipe(ordered[:8])
+    found = {"as it comes": seconds_of(lambda: pipe(list(texts)))}
+    for size in SIZES:
+        found[f"sorted, {size}"] = seconds_of(lambda n=size: pipe(ordered, batch_size=n))
+    return found
+
+
+def measure(train: Examples, texts: Sequence[str], **settings: Any) -> dict[str, Any]:
+    """Seconds of both sides."""
+    found: dict[str, Any] = {}
+    classifier = TextClassifier(cache_size=0, **settings)
+    found["auto_fit"] = seconds_of(lambda: classifier.fit(train.texts, train.labels))
+    found["trainer"] = trainer_seconds(train)
+    found["precision"] = classifier.model_.settings.dtype
+    few = TextClassifier(cache_size=0, **settings).fit(*_sms(400))
+    found["predict"] = seconds_of(lambda: few.predict_proba(texts))
+    found["pipeline"] = pipeline_seconds(texts)
+    return found
+
+
+def _sms(count: int) -> tuple[list[str], list[Any]]:
+    examples = load_examples("sms-spam")
+    return examples.texts[-count:], list(examples.labels[-count:])
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--texts", type=int, default=2_000, help="to train on")
+    parser.add_argument("--messages", type=int, default=300, help="to predict")
+    given = parser.parse_args()
+    folder = os.environ.get("LASTBLOCK_DATA")
+    whole = read(Path(folder), "trec6", 100)[0] if folder else load_examples("sms-spam")
+    found = measure(draw(whole, 1, total=given.texts), messages(given.messages))
+    plain, best = found["pipeline"]["as it comes"], min(found["pipeline"].values())
+    ours = found["predict"]
+    print(
+        f"Trainer {found['trainer']:.0f} s, auto ({found['precision']}) {found['auto_fit']:.0f} s: "
+        f"{found['trainer'] / found['auto_fit']:.1f} times\n"
+        f"pipeline {plain:.1f} s as it comes, {best:.1f} s at best, predict {ours:.1f} s: "
+        f"{plain / ours:.1f} and {best / ours:.1f} times"
+    )
+    write_results("transformers_speed", {"options": vars(given), **found})
+
+
+if __name__ == "__main__":
+    main()
