@@ -50,10 +50,11 @@ accuracy: $(DEV) ## compare `auto` with its rivals on the sets in LASTBLOCK_DATA
 bench-serve: $(DEV) ## load the server from a second process, for some minutes
 	$(VENV)/bin/python benchmarks/serve.py
 
-docs: $(DEV) ## write docs/cli.md from --help, docs/report.md, and the tree in README.md
+docs: $(DEV) ## write docs/cli.md from --help, docs/report.md, README.md's tree and speeds
 	$(VENV)/bin/python docs/write_cli.py
 	$(VENV)/bin/python docs/write_report.py
 	$(VENV)/bin/python docs/write_tree.py
+	$(VENV)/bin/python docs/write_speed.py
 
 clean: ## remove everything that the verbs made
 	rm -rf $(VENV) .cache build dist demo-model .pytest_cache .mypy_cache .ruff_cache \

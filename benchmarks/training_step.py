@@ -71,7 +71,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=60)
     options = parser.parse_args()
-    model = untrained(depth=1)  # what lies below the trained block has no part in a step
+    model = untrained(depth=2)  # what lies below the trained block has no part in a step
     figures = measure(model.classifier, model.encode(messages(400)), options.steps)
     print(
         f"a step: {figures['step_ms']:.1f} ms, of which AdamW {figures['adamw_ms']:.1f}, gathering "
