@@ -111,7 +111,8 @@ def choose_depth(
     """
     n_layers = decoder.config.num_hidden_layers
     wanted = candidates(n_layers, trainable_blocks)
-    picked = sample(sequences)
+    say = range(len(sequences)) if weights is None else _weighty(weights)
+    picked = [say[i] for i in sample([sequences[i] for i in say])]
     texts, truth = [sequences[i] for i in picked], targets[picked]
     counts = None if weights is None else weights[picked]
     whole = None if of is None else of[picked]
@@ -122,12 +123,14 @@ def choose_depth(
     curve = Curve(len(texts), n_layers, several=targets.dim() == 2, alike=alike)
     pooled: dict[bytes, list[Tensor]] = {key: [*rows.float()] for key, rows in known.items()}
     running: dict[int, list[Tensor]] = {}
+    summarised = {below for frozen in wanted for below in summary_depths(n_layers, frozen)}
     means: dict[int, Tensor] = {}
     progress = progress or Silent()
     with progress.task("choosing depth", len(wanted), "depths") as advance:
         for depth in wanted:
             for below in climb.up_to(depth):
-                means[below] = climb.pooled()[1]
+                if below in summarised:
+                    means[below] = climb.pooled()[1]
             climb.record(pooled)
             at = 2 * len(curve.depths)
             here = [pooled[ids.tobytes()][at : at + 2] for ids in texts]
@@ -185,6 +188,12 @@ def _accuracy(logits: Tensor, targets: Tensor, weights: Tensor | None) -> float:
         return float(right.double().mean())
     counts = weights if weights.dim() == 1 else weights.mean(1)
     return float((counts * right).sum() / counts.sum())
+
+
+def _weighty(weights: Tensor) -> list[int]:
+    """Rows that count at all, by weights (n,) or (n, k); the others have no say in anything."""
+    counts = weights if weights.dim() == 1 else weights.amax(1)
+    return counts.nonzero()[:, 0].tolist()
 
 
 def _equally_weighted(weights: Tensor) -> float:
@@ -253,7 +262,7 @@ class Curve:
             by = (best - smooth[at]) / self.standard_error
             why = (
                 f"After block {other} a linear probe tells the classes apart better by {by:.1f} "
-                f"standard errors, too little to go so far from where most texts are best read; "
+                f"standard errors, too little to leave the depth that serves most texts best; "
                 f"after block {chosen} {self.what}"
             )
         return (
