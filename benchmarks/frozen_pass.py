@@ -2,7 +2,8 @@
 
 Useful operations a second: those of the blocks' matrix products over real tokens; padding counts
 for nothing, and attention, norms and the rest only as time. Against them stand torch's own float32
-products of the same shapes. Everything is timed turn by turn in one run, and medians are told.
+products of the same shapes. Everything is timed turn by turn in one run, and medians are told; page
+faults are all turns' together. With any MALLOC_ variable set, the C library is left alone.
 
     python benchmarks/frozen_pass.py [--texts N] [--depth N] [--turns N]
 """
@@ -10,6 +11,7 @@ products of the same shapes. Everything is timed turn by turn in one run, and me
 from __future__ import annotations
 
 import argparse
+import resource
 import statistics
 from collections.abc import Sequence
 
@@ -34,12 +36,16 @@ def measure(
         len(ids) for ids in {ids.tobytes(): ids for ids in sequences}.values()
     )
     rates: dict[str, list[float]] = {"products": [], **{name: [] for name in classifiers}}
+    faults = dict.fromkeys(classifiers, 0)
     for _ in range(turns):
         rates["products"].append(matrix_rate(shapes, 5))
         for name, classifier in classifiers.items():
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
             taken = seconds_of(lambda c=classifier: ActivationStore().fill(c, sequences))
             rates[name].append(operations / taken)
-    return {name: statistics.median(of) for name, of in rates.items()}
+            faults[name] += resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+    medians = {name: statistics.median(of) for name, of in rates.items()}
+    return medians | {f"faults_{name}": count for name, count in faults.items()}
 
 
 def main() -> None:
@@ -58,7 +64,7 @@ def main() -> None:
         share = found[name] / found["products"]
         print(
             f"{name:<10}{found[name] / 1e9:>8.0f} GFLOP/s, {share:.0%} of float32 products alone "
-            f"({found['products'] / 1e9:.0f})"
+            f"({found['products'] / 1e9:.0f}); {found[f'faults_{name}']:,} page faults"
         )
     write_results("frozen_pass", found)
 

@@ -1,11 +1,14 @@
 """What products of 8-bit integers cost in accuracy, and what they save, on sets in LASTBLOCK_DATA.
 
     python benchmarks/precision.py [--sets trec6 sst2 emotion] [--texts N] [--test N]
+    python benchmarks/precision.py --states
 
 Two questions, each answered in one run. A classifier learnt on float32 states is given int8 states
 to judge the same test texts: how far do its probabilities move, and how many texts change sides?
 And two classifiers that learn and judge, each with its own: how accurate are they, and on how many
 texts is just one of them right? The frozen pass over some texts is timed in both, turn by turn.
+With ``--states``, instead: how far the last token's states are from float32's after 8 and 20
+blocks, median of 60 SMS messages, by how channels are divided.
 """
 
 from __future__ import annotations
@@ -22,15 +25,18 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from accuracy import SETS, draw, read
-from common import seconds_of, write_results
+from common import in_precision, messages, seconds_of, write_results
 
 from lastblock import TextClassifier
 from lastblock.activations import ActivationStore
 from lastblock.data.examples import Examples
+from lastblock.decoder import precision
+from lastblock.decoder.decoder import Decoder
 from lastblock.inference import TextModel
 from lastblock.recipe import SAMPLE
 
 TURNS = 3
+AFTER = (8, 20)
 
 
 def rounded(model: TextModel) -> TextModel:
@@ -51,9 +57,9 @@ def frozen_pass(model: TextModel, texts: list[str]) -> float:
 def compare(train: Examples, test: Examples, seed: int, **settings: Any) -> dict[str, float]:
     """Both answers for one set, and the ratio of the passes' times."""
     made = {}
-    for precision in ("float32", "int8"):
-        classifier = TextClassifier(dtype=precision, random_state=seed, cache_size=0, **settings)
-        made[precision] = classifier.fit(train.texts, train.labels)
+    for name in ("float32", "int8"):
+        classifier = TextClassifier(dtype=name, random_state=seed, cache_size=0, **settings)
+        made[name] = classifier.fit(train.texts, train.labels)
     exact, own = made["float32"].model_, made["int8"].model_
     truth = made["float32"].number(test.labels, test.texts)
     given = rounded(exact)
@@ -83,6 +89,43 @@ def compare(train: Examples, test: Examples, seed: int, **settings: Any) -> dict
     }
 
 
+@torch.inference_mode()
+def last_states(decoder: Decoder, sequences: list[torch.Tensor]) -> torch.Tensor:
+    """The last token's states after each of ``AFTER`` blocks, (n, len(AFTER), C)."""
+    found = []
+    for ids in sequences:
+        x, done = decoder.embed(ids.long()[None]), 0
+        for depth in AFTER:
+            x, done = decoder.run(x, done, depth), depth
+            found.append(x[0, -1])
+    return torch.stack(found).unflatten(0, (-1, len(AFTER)))
+
+
+def state_errors(texts: list[str]) -> dict[str, list[float]]:
+    """Median relative error after each of ``AFTER`` blocks, by how channels are divided."""
+    model = in_precision("float32", AFTER[-1] + 1)
+    sequences = [torch.from_numpy(ids) for ids in model.encode(texts)]
+    exact = last_states(model.classifier.decoder, sequences)
+    sample = torch.from_numpy(model.frame.around(model.tokenizer.encode_batch([SAMPLE])[0]))
+    tokens = torch.randint(0, model.classifier.decoder.config.vocab_size, (len(sample),))
+    ways = {"sentences": (sample, 0.5), "exponent 0.6": (sample, 0.6), "tokens": (tokens, 0.5)}
+    found = {}
+    for way in ("not divided", *ways):
+        decoder = in_precision("float32", AFTER[-1] + 1).classifier.decoder
+        if way == "not divided":
+            for block in decoder.blocks[:-1]:
+                for parent, name, linear in precision._linears(block):
+                    columns = linear.weight.detach().abs().amax(0)  # what makes the divisors 1
+                    setattr(parent, name, precision.Int8Linear.rounded(linear, columns))
+        else:
+            given, precision.SHARE = ways[way]
+            precision.set_precision(decoder, AFTER[-1], "int8", given)
+            precision.SHARE = 0.5
+        error = (last_states(decoder, sequences) - exact).norm(dim=2) / exact.norm(dim=2)
+        found[way] = error.median(dim=0).values.tolist()
+    return found
+
+
 def _right(
     probabilities: npt.NDArray[np.float64], truth: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.bool_]:
@@ -97,7 +140,14 @@ def main() -> None:
     parser.add_argument("--texts", type=int, default=1_000, help="to learn from")
     parser.add_argument("--test", type=int, default=2_000, help="test texts at most")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--states", action="store_true", help="errors of states alone")
     given = parser.parse_args()
+    if given.states:
+        errors = state_errors(messages(60))
+        for way, of in errors.items():
+            print(f"{way:<14}" + "".join(f"{error:>8.3f}" for error in of))
+        write_results("precision_states", {"after": AFTER, "errors": errors})
+        return
     if "LASTBLOCK_DATA" not in os.environ:
         sys.exit("LASTBLOCK_DATA is not set: it names the folder with the sets")
     found = {}
