@@ -96,8 +96,8 @@ def keep_freed_memory() -> None:
     """Have the C library keep memory that tensors leave, for the next ones; once a process.
 
     glibc gives blocks of a few megabytes back to the system as they are freed, and gets the same
-    pages back, zeroed one by one, for the next block: a fifth of the time of a frozen pass in 8-bit
-    integers, and nothing saved, as the most that is held at once is the same. What the user has
+    pages back, zeroed one by one, for the next block: hundreds of thousands of page faults in a
+    frozen pass, and nothing saved, as the most that is held at once is the same. What the user has
     set in the environment stands; with another C library nothing is done.
     """
     chosen = any(name.startswith("MALLOC_") for name in os.environ)
