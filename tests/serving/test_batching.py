@@ -183,19 +183,21 @@ def test_a_queue_that_stays_full_is_kept_short_until_nobody_is_refused(
             await asyncio.sleep(0.05)
             return tasks
 
-        async def is_refused() -> bool:
+        async def is_refused(tokens: int) -> bool:
             with pytest.raises(Refusal) as refused:
-                await work.run(model, [ids(60)])
+                await work.run(model, [ids(tokens)])
             return refused.value.status == 429
 
-        tasks = await asked(1) + await asked(6)
+        tasks = await asked(1) + await asked(5)
         clock[0] += STANDING_SECONDS + 0.1
-        assert await is_refused()
+        tasks += await asked(1)  # half full for long, but no more comes than can be run
+        assert await is_refused(60_000)  # as much as a minute's work
+        assert await is_refused(60)
         model.may_run.set()
         await asyncio.gather(*tasks)
         model.may_run.clear()
         tasks = await asked(1) + await asked(1)
-        assert await is_refused()
+        assert await is_refused(60)
         clock[0] += CALM_SECONDS + 0.1
         tasks += await asked(7)
         model.may_run.set()

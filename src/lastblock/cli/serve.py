@@ -18,7 +18,7 @@ def serve(
     port: Annotated[int, setting(ServeConfig, "port", "N")] = 8000,
     workers: Annotated[int, setting(ServeConfig, "workers", "N")] = 1,
     max_batch_tokens: Annotated[int, setting(ServeConfig, "max_batch_tokens", "N")] = 512,
-    queue: Annotated[int, setting(ServeConfig, "queue", "N")] = 128,
+    queue: Annotated[int, setting(ServeConfig, "queue", "N")] = 256,
     max_body: Annotated[int, setting(ServeConfig, "max_body", "N")] = 1_000_000,
     max_file: Annotated[int, setting(ServeConfig, "max_file", "N")] = 100_000_000,
     max_texts: Annotated[int, setting(ServeConfig, "max_texts", "N")] = 256,

@@ -33,10 +33,12 @@ BULK_SECONDS = 1.0
 FILLING, FILLING_SHARE = 40, 0.05
 # A text that differs by this many tokens less goes along as if it had waited a second longer.
 TOKENS_A_SECOND = 100
-# A burst may fill the queue. One that stays more than half full for STANDING_SECONDS is no burst
-# and only makes all wait longer: what waits is then kept to OVERLOAD_SECONDS of work, until nobody
-# was refused for CALM_SECONDS. So whoever comes when it is over is answered soon.
+# A burst may fill the queue, and so may a machine that stands still for some seconds: both pass. Where
+# the queue stays more than half full for STANDING_SECONDS and MANY times as much comes as can be run,
+# waiting is of use to nobody: what waits is then kept to OVERLOAD_SECONDS of work, until nobody was
+# refused for CALM_SECONDS. So whoever comes when it is over is answered soon.
 STANDING_SECONDS = 2.0
+MANY = 3.0
 OVERLOAD_SECONDS = 0.4
 CALM_SECONDS = 0.5
 
@@ -107,7 +109,9 @@ class Batcher:
         self._singles = 0
         self._calm = time.monotonic()  # when the queue was last half empty
         self._overload_ends = 0.0
-        self._tokens_a_second = 1000.0
+        self._tokens_a_second = 1000.0  # that are run
+        self._asked_a_second = 0.0  # tokens of single texts that come, refused ones too
+        self._asked = time.monotonic()  # when the last of them came
         self._closed = False
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._work, name="batcher", daemon=True)
@@ -156,6 +160,8 @@ class Batcher:
             for place, ids in enumerate(sequences)
         ]
         with self._changed:
+            if not bulk:
+                self._observe_asked(sum(len(ids) for ids in sequences))
             if not bulk and self._is_full(len(items)):
                 message = f"{self._singles} texts wait already; try again later"
                 raise Refusal(429, "queue_full", message, retry_after=self._retry_after())
@@ -181,7 +187,9 @@ class Batcher:
             return False
         now = time.monotonic()
         tokens = sum(len(item.ids) for item in self._waiting if not item.bulk)
-        overloaded = now < self._overload_ends or now > self._calm + STANDING_SECONDS
+        standing = now > self._calm + STANDING_SECONDS
+        many = self._asked_a_second > MANY * self._tokens_a_second
+        overloaded = now < self._overload_ends or (standing and many)
         # Who waits for half the time that a request may take is let in to be answered too late.
         most = OVERLOAD_SECONDS if overloaded else self._max_seconds / 2
         too_long = tokens / self._tokens_a_second > most
@@ -219,6 +227,13 @@ class Batcher:
             self._waiting = [item for item in self._waiting if id(item) not in chosen]
             self._count()
             return batch
+
+    def _observe_asked(self, tokens: int) -> None:
+        """Average over about the last STANDING_SECONDS, the latest counting most."""
+        now = time.monotonic()
+        self._asked_a_second *= math.exp((self._asked - now) / STANDING_SECONDS)
+        self._asked_a_second += tokens / STANDING_SECONDS
+        self._asked = now
 
     def _observe(self, batch: list[Item], seconds: float) -> None:
         tokens = sum(len(item.ids) for item in batch)
