@@ -109,18 +109,14 @@ def state_errors(texts: list[str]) -> dict[str, list[float]]:
     sample = torch.from_numpy(model.frame.around(model.tokenizer.encode_batch([SAMPLE])[0]))
     tokens = torch.randint(0, model.classifier.decoder.config.vocab_size, (len(sample),))
     ways = {"sentences": (sample, 0.5), "exponent 0.6": (sample, 0.6), "tokens": (tokens, 0.5)}
-    found = {}
+    divisors, found = precision._divisors, {}
     for way in ("not divided", *ways):
         decoder = in_precision("float32", AFTER[-1] + 1).classifier.decoder
         if way == "not divided":
-            for block in decoder.blocks[:-1]:
-                for parent, name, linear in precision._linears(block):
-                    columns = linear.weight.detach().abs().amax(0)  # what makes the divisors 1
-                    setattr(parent, name, precision.Int8Linear.rounded(linear, columns))
-        else:
-            given, precision.SHARE = ways[way]
-            precision.set_precision(decoder, AFTER[-1], "int8", given)
-            precision.SHARE = 0.5
+            precision._divisors = lambda *layer: torch.ones_like(divisors(*layer))
+        given, precision.SHARE = ways.get(way, ways["sentences"])
+        precision.set_precision(decoder, AFTER[-1], "int8", given)
+        precision.SHARE, precision._divisors = 0.5, divisors
         error = (last_states(decoder, sequences) - exact).norm(dim=2) / exact.norm(dim=2)
         found[way] = error.median(dim=0).values.tolist()
     return found

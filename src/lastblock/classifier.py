@@ -161,7 +161,7 @@ class SequenceClassifier(nn.Module):
     def size(self) -> int:
         """Parameters, those of 8-bit layers among them."""
         rounded = (m for m in self.modules() if isinstance(m, Int8Linear))
-        small = sum(m.weight.numel() + (m.bias is not None) * len(m.scale) for m in rounded)
+        small = sum(m.parameters_held for m in rounded)
         return small + sum(p.numel() for p in self.parameters())
 
     @torch.no_grad()

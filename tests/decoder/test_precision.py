@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lastblock import runtime
 from lastblock.classifier import SequenceClassifier
 from lastblock.decoder import precision
+from lastblock.decoder.layers import RMSNorm
 from lastblock.decoder.precision import Int8Linear, precision_facts, set_precision
 
 
@@ -22,9 +23,18 @@ def _inputs(n: int = 37, size: int = 96) -> Tensor:
     return x
 
 
+def _round(linear: nn.Linear, largest: Tensor) -> Int8Linear:
+    """A layer that divides its inputs itself."""
+    out_features, in_features = linear.weight.shape
+    layer = Int8Linear(in_features, out_features, linear.bias is not None, factor=True, eps=None)
+    with torch.no_grad():
+        precision._fill(layer, linear, precision._divisors(linear, largest))
+    return layer
+
+
 def _rounded(bias: bool) -> tuple[nn.Linear, Int8Linear]:
     linear = nn.Linear(96, 64, bias=bias)
-    return linear, Int8Linear.rounded(linear, _inputs().abs().amax(0))
+    return linear, _round(linear, _inputs().abs().amax(0))
 
 
 @pytest.mark.parametrize("bias", [False, True])
@@ -35,7 +45,7 @@ def test_a_layer_is_near_the_one_that_it_was(bias: bool) -> None:
     with torch.no_grad():
         exact = linear.double()(x.double())
         error = (rounded(x).double() - exact).abs()
-        rows, weight = (x / rounded.smooth).double(), (linear.weight * rounded.smooth).double()
+        rows, weight = (x * rounded.factor).double(), (linear.weight / rounded.factor).double()
         x_step = rows.abs().amax(1, keepdim=True) / 127
         w_step = weight.abs().amax(1) / 127
         by_weights = rows.abs().sum(1, keepdim=True) * w_step / 2
@@ -52,11 +62,61 @@ def test_sums_are_those_of_integers(fast: bool, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(precision, "has_int8_instructions", lambda: fast)
     _, rounded = _rounded(bias=True)
     x = _inputs()
-    rows = x / rounded.smooth
+    rows = x * rounded.factor
     unit = rows.abs().amax(1, keepdim=True) / 127
-    sums = (rows / unit).round().long() @ rounded.weight.long().T
+    sums = (rows * (1 / unit)).round().long() @ rounded.weight.long().T
     expected = sums.double() * unit.double() * rounded.scale.double() + rounded.bias.double()
     torch.testing.assert_close(rounded(x).double(), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1.0])
+def test_a_norm_before_it_is_taken_in(offset: float) -> None:
+    """As if the norm were there: a factor of a token's scale, and of each channel."""
+    norm, linear = RMSNorm(96, 1e-5, offset), nn.Linear(96, 64)
+    x = _inputs()
+    x[7] = 0
+    with torch.no_grad():
+        norm.weight.copy_(torch.rand(96) + 0.5)
+        normed = norm(x)
+        by = precision._divisors(linear, normed.abs().amax(0))
+        apart = Int8Linear(96, 64, bias=True, factor=True, eps=None)
+        precision._fill(apart, linear, by)
+        together = Int8Linear(96, 64, bias=True, factor=True, eps=1e-5)
+        precision._fill(together, linear, by, norm)
+        error = (together(x) - linear(normed)).norm(dim=1) / linear(normed).norm(dim=1)
+        assert error.max() < 0.02
+        # Where a channel lies on the edge of two steps, one may round it up and the other down.
+        near = (together(x) - apart(normed)).norm(dim=1) / linear(normed).norm(dim=1)
+        assert near.median() < 1e-5
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_dividing_channels_changes_no_product(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With so many steps that nothing is rounded, a block is what it was."""
+    decoder = random_decoder(family)
+    divided = copy.deepcopy(decoder)
+    monkeypatch.setattr(Int8Linear, "round", _keep)
+    monkeypatch.setattr(Int8Linear, "forward", _multiply)
+    set_precision(divided, 4, "int8", torch.randint(0, 97, (60,)))
+    ids, _ = random_batch()
+    with torch.no_grad():
+        exact = decoder.double().run(decoder.embed(ids), 0, 4)
+        said = divided.double().run(divided.embed(ids), 0, 4)
+    torch.testing.assert_close(said, exact, rtol=1e-4, atol=1e-4 * exact.abs().max().item())
+
+
+def _keep(layer: Int8Linear, linear: nn.Linear, smooth: Tensor) -> None:
+    layer.weight, layer.scale = linear.weight * smooth, torch.ones(len(linear.weight))
+    if layer.bias is not None:
+        layer.bias = linear.bias.detach().clone()
+
+
+def _multiply(layer: Int8Linear, x: Tensor) -> Tensor:
+    if layer.eps is not None:
+        x = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + layer.eps)
+    x = x if layer.factor is None else x * layer.factor
+    y = nn.functional.linear(x, layer.weight) * layer.scale
+    return y if layer.bias is None else y + layer.bias
 
 
 def test_no_text_changes_what_another_gives() -> None:
@@ -78,7 +138,7 @@ def test_a_channel_that_is_never_used_does_no_harm() -> None:
         linear.weight[:, 2] = 0
     x = torch.randn(5, 8)
     x[:, 3] = 0
-    rounded = Int8Linear.rounded(linear, x.abs().amax(0))
+    rounded = _round(linear, x.abs().amax(0))
     with torch.no_grad():
         torch.testing.assert_close(rounded(x), linear(x), rtol=0.05, atol=0.05)
 

@@ -7,10 +7,12 @@ by a scale of its own, so that no text changes another's result. Sums are exact,
 A few channels of a decoder's states are many times larger than the others, and would take most of
 the 256 steps for themselves. So every channel is divided by a constant that its column of the
 weight is multiplied with, which changes no product (SmoothQuant, Xiao et al. 2023, section 4). The
-constants come from how large each channel gets in a sample of text.
+constants come from how large each channel gets in a sample of text. Whatever makes a layer's inputs
+does the division: a norm's weight, or the rows of the layer before. And as rounding does not see
+how large a token is as a whole, an RMS norm before it is but a factor of the token's scale.
 
-Norms, attention, activation functions and the states themselves stay float32. Knows no labels and
-no text.
+LayerNorm, attention, activation functions and the states themselves stay float32. Knows no labels
+and no text.
 """
 
 from __future__ import annotations
@@ -26,75 +28,91 @@ from torch.nn import functional as F
 
 from lastblock.config import Precision
 from lastblock.decoder.decoder import Decoder
+from lastblock.decoder.layers import MLP, Block, RMSNorm
 from lastblock.runtime import has_int8_instructions
 
 STEPS = 127  # an 8-bit integer on each side of zero
+ZERO = 128  # what stands for zero: the instructions want one side of a product unsigned
 # How much of a channel's size goes over into the weight: half, as in SmoothQuant, section 4.
 SHARE = 0.5
 _SMALLEST = 1e-5  # for channels that are always zero
+# Added to a float32 it leaves no bits for fractions: a whole number stands in the lowest ones.
+_WHOLE = 1.5 * 2**23
 
 
 class Int8Linear(nn.Module):
     """``nn.Linear`` of float32 inputs, multiplied in 8-bit integers; for inference only.
 
-    ``weight`` (out, in), int8, times ``scale`` (out,) is the rounded weight for inputs divided by
-    ``smooth`` (in,).
+    ``weight`` (out, in), int8, times ``scale`` (out,) is the rounded weight, for inputs that are
+    multiplied with ``factor`` (in,) first, if there is one. With ``eps`` every input is divided by
+    its root mean square before that, as ``RMSNorm`` does.
     """
 
     weight: Tensor
     scale: Tensor
-    smooth: Tensor
+    factor: Tensor | None
     bias: Tensor | None
 
-    def __init__(self, in_features: int, out_features: int, bias: bool) -> None:
+    def __init__(
+        self, in_features: int, out_features: int, bias: bool, factor: bool, eps: float | None
+    ) -> None:
         super().__init__()
         shape = (out_features, in_features)
+        self.eps = eps
         self.register_buffer("weight", torch.empty(shape, dtype=torch.int8))
         self.register_buffer("scale", torch.empty(out_features))
-        self.register_buffer("smooth", torch.empty(in_features))
+        self.register_buffer("factor", torch.empty(in_features) if factor else None)
         self.register_buffer("bias", torch.empty(out_features) if bias else None)
         self._packed: Tensor | None = None
 
-    @classmethod
-    def rounded(cls, linear: nn.Linear, largest: Tensor) -> Int8Linear:
-        """What a layer becomes whose inputs' channels get as large as ``largest`` (in,)."""
-        out_features, in_features = linear.weight.shape
-        made = cls(in_features, out_features, linear.bias is not None)
-        with torch.no_grad():
-            weight = linear.weight.float()
-            columns = weight.abs().amax(0).clamp_min(_SMALLEST)
-            made.smooth = largest.clamp_min(_SMALLEST) ** SHARE / columns ** (1 - SHARE)
-            weight = weight * made.smooth
-            made.scale = weight.abs().amax(1).clamp_min(_SMALLEST) / STEPS
-            made.weight = (weight / made.scale[:, None]).round_().to(torch.int8)
-            if made.bias is not None:
-                made.bias = linear.bias.detach().float()
-        return made
+    @property
+    def parameters_held(self) -> int:
+        """How many parameters of the decoder it stands for, a norm's among them."""
+        out_features, in_features = self.weight.shape
+        norm = 0 if self.eps is None else in_features
+        return self.weight.numel() + norm + (0 if self.bias is None else out_features)
+
+    @torch.no_grad()
+    def round(self, linear: nn.Linear, smooth: Tensor) -> None:
+        """Take in a layer's weight, for inputs whose channels are divided by ``smooth`` (in,)."""
+        weight = linear.weight.float() * smooth
+        self.scale = weight.abs().amax(1).clamp_min(_SMALLEST) / STEPS
+        self.weight = (weight / self.scale[:, None]).round_().to(torch.int8)
+        if self.bias is not None:
+            self.bias = linear.bias.detach().float()
+
+    def divide(self, rows: slice, by: Tensor) -> None:
+        """Divide some of the outputs by constants."""
+        self.scale[rows] /= by
+        if self.bias is not None:
+            self.bias[rows] /= by
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out), float32."""
-        rows = x.reshape(-1, x.shape[-1]) / self.smooth
+        rows = x.reshape(-1, x.shape[-1])
+        given = rows if self.factor is None else rows * self.factor
         # Two passes: the one that torch has for the largest absolute value is many times slower.
-        largest = torch.maximum(rows.amax(1, keepdim=True), -rows.amin(1, keepdim=True))
-        unit = largest.clamp_min_(1e-12).div_(STEPS)
-        whole = rows.div_(unit).round_().to(torch.int8)
+        largest = torch.maximum(given.amax(1, keepdim=True), -given.amin(1, keepdim=True))
+        unit = largest.clamp_min_(1e-30).div_(STEPS)
+        whole = (given * (1 / unit)).add_(_WHOLE + ZERO).view(torch.int32).to(torch.uint8)
+        if self.eps is not None:
+            size = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+            unit *= torch.rsqrt(size.square_().div_(rows.shape[1]).add_(self.eps))
         y = self._product(whole).mul_(unit)
         if self.bias is not None:
             y += self.bias
         return y.unflatten(0, x.shape[:-1])
 
     def _product(self, whole: Tensor) -> Tensor:
-        """8-bit integers (n, in) -> the sums (n, out), times ``scale``, float32."""
+        """8-bit integers (n, in), ``ZERO`` for 0 -> the sums (n, out), times ``scale``, float32."""
         if not has_int8_instructions():
-            return F.linear(whole.float(), self.weight.float()).mul_(self.scale)
+            return F.linear(whole.float() - ZERO, self.weight.float()).mul_(self.scale)
         onednn = torch.ops.onednn
         if self._packed is None:
             self._packed = onednn.qlinear_prepack(self.weight, None)
-        # The instructions want one side unsigned: the same bits but the first, and 128 for zero.
-        unsigned = whole.view(torch.uint8).bitwise_xor_(128)
         zeros = torch.zeros_like(self.scale, dtype=torch.int32)
         product: Tensor = onednn.qlinear_pointwise(
-            unsigned, 1.0, 128, self._packed, self.scale, zeros,
+            whole, 1.0, ZERO, self._packed, self.scale, zeros,
             None, 1.0, 0, torch.float32, "none", [], "",
         )  # fmt: skip
         return product
@@ -144,17 +162,15 @@ def precision_facts(decoder: Decoder, blocks: int, precision: Precision) -> str:
     for block in decoder.blocks[:blocks]:
         for module in block.modules():
             if isinstance(module, Int8Linear):
-                digest.update(module.smooth.numpy().tobytes())
+                digest.update(module.scale.numpy().tobytes())
     return f"int8-{digest.hexdigest()}"
 
 
 def empty_int8(decoder: Decoder, blocks: int) -> None:
     """Put 8-bit layers, not yet filled, into a decoder's first ``blocks`` blocks."""
     for block in decoder.blocks[:blocks]:
-        for parent, name, linear in _linears(block):
-            out_features, in_features = linear.weight.shape
-            empty = Int8Linear(in_features, out_features, linear.bias is not None)
-            setattr(parent, name, empty)
+        assert isinstance(block, Block)
+        _replace(block)
 
 
 @torch.no_grad()
@@ -162,10 +178,10 @@ def _to_int8(decoder: Decoder, blocks: int, sample: Tensor) -> None:
     """Round the linear layers of a decoder's first ``blocks`` blocks, in place."""
     x = decoder.embed(sample.long()[None, : decoder.config.max_position_embeddings])
     for index, block in enumerate(decoder.blocks[:blocks]):
+        assert isinstance(block, Block)
         with _largest_inputs(block) as largest:
             x = decoder.run(x, index, index + 1)
-        for parent, name, linear in _linears(block):
-            setattr(parent, name, Int8Linear.rounded(linear, largest[linear]))
+        _round(block, largest)
 
 
 @contextmanager
@@ -176,7 +192,8 @@ def _largest_inputs(block: nn.Module) -> Iterator[dict[nn.Module, Tensor]]:
     def look(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         seen[module] = inputs[0].flatten(0, -2).abs().amax(0)
 
-    hooks = [linear.register_forward_pre_hook(look) for _, _, linear in _linears(block)]
+    linears = [module for module in block.modules() if isinstance(module, nn.Linear)]
+    hooks = [linear.register_forward_pre_hook(look) for linear in linears]
     try:
         yield seen
     finally:
@@ -184,11 +201,79 @@ def _largest_inputs(block: nn.Module) -> Iterator[dict[nn.Module, Tensor]]:
             hook.remove()
 
 
-def _linears(block: nn.Module) -> list[tuple[nn.Module, str, nn.Linear]]:
-    """A block's linear layers, each with the module it stands in and its name there."""
-    return [
-        (parent, name, module)
-        for parent in block.modules()
-        for name, module in parent.named_children()
-        if isinstance(module, nn.Linear)
-    ]
+def _replace(block: Block) -> tuple[Int8Linear, Int8Linear, Int8Linear, Int8Linear]:
+    """Put 8-bit layers in place of a block's linear ones, and of the RMS norms before them.
+
+    Returned are those for queries, keys and values, after attention, into the MLP and out of it.
+    """
+    attn, mlp = block.attn, block.mlp
+    norms = block.attn_norm, block.mlp_norm
+    eps = [norm.eps if isinstance(norm, RMSNorm) else None for norm in norms]
+    qkv = _like(attn.qkv, factor=eps[0] is not None, eps=eps[0])
+    out = _like(attn.out, factor=False)
+    into = _like(_into(mlp), factor=eps[1] is not None, eps=eps[1])
+    down = _like(mlp.down, factor=not mlp.gated)
+    for parent, name, layer in (
+        (attn, "qkv", qkv),
+        (attn, "out", out),
+        (mlp, "gate_up" if mlp.gated else "up", into),
+        (mlp, "down", down),
+    ):
+        setattr(parent, name, layer)
+    for name, taken_in in (("attn_norm", eps[0]), ("mlp_norm", eps[1])):
+        if taken_in is not None:
+            setattr(block, name, nn.Identity())
+    return qkv, out, into, down
+
+
+def _into(mlp: MLP) -> nn.Linear:
+    return mlp.gate_up if mlp.gated else mlp.up
+
+
+def _like(linear: nn.Linear, *, factor: bool, eps: float | None = None) -> Int8Linear:
+    out_features, in_features = linear.weight.shape
+    return Int8Linear(in_features, out_features, linear.bias is not None, factor, eps)
+
+
+def _round(block: Block, largest: dict[nn.Module, Tensor]) -> None:
+    """The same, filled; ``largest`` says how large the channels of their inputs get."""
+    attn, mlp = block.attn, block.mlp
+    qkv, out, into, down = attn.qkv, attn.out, _into(mlp), mlp.down
+    norms = block.attn_norm, block.mlp_norm
+    # Query heads that share a value head share what its channels are divided by.
+    heads = (attn.kv_heads, attn.heads // attn.kv_heads, attn.head_dim)
+    by_value, by_inner = _divisors(out, largest[out], heads), _divisors(down, largest[down])
+    new_qkv, new_out, new_into, new_down = _replace(block)
+    _fill(new_out, out, by_value.expand(heads).flatten())
+    _fill(new_down, down, by_inner)
+    _fill(new_qkv, qkv, _divisors(qkv, largest[qkv]), norms[0])
+    new_qkv.divide(slice(-by_value.numel(), None), by_value.flatten())
+    _fill(new_into, into, _divisors(into, largest[into]), norms[1])
+    if mlp.gated:
+        new_into.divide(slice(-len(by_inner), None), by_inner)
+
+
+def _divisors(
+    linear: nn.Linear, largest: Tensor, heads: tuple[int, int, int] | None = None
+) -> Tensor:
+    """What a layer's input channels are divided by, (in,).
+
+    With ``heads`` (K, H/K, D) the channels of H/K heads share it: (K, 1, D).
+    """
+    columns = linear.weight.abs().amax(0)
+    if heads is not None:
+        largest, columns = (of.view(heads).amax(1, keepdim=True) for of in (largest, columns))
+    return largest.clamp_min(_SMALLEST) ** SHARE / columns.clamp_min(_SMALLEST) ** (1 - SHARE)
+
+
+def _fill(layer: Int8Linear, linear: nn.Linear, by: Tensor, norm: nn.Module | None = None) -> None:
+    """Round ``linear`` into ``layer``, whose inputs are divided ``by`` what makes them."""
+    layer.round(linear, by)
+    if isinstance(norm, nn.LayerNorm):
+        for name in ("weight", "bias"):
+            divided = nn.Parameter(getattr(norm, name) / by, requires_grad=False)
+            setattr(norm, name, divided)
+    elif isinstance(norm, RMSNorm):
+        layer.factor = (norm.weight + norm.offset) / by
+    elif layer.factor is not None:
+        layer.factor = 1 / by

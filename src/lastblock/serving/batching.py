@@ -33,10 +33,10 @@ BULK_SECONDS = 1.0
 FILLING, FILLING_SHARE = 40, 0.05
 # A text that differs by this many tokens less goes along as if it had waited a second longer.
 TOKENS_A_SECOND = 100
-# A burst may fill the queue, and so may a machine that stands still for some seconds: both pass. Where
-# the queue stays more than half full for STANDING_SECONDS and MANY times as much comes as can be run,
-# waiting is of use to nobody: what waits is then kept to OVERLOAD_SECONDS of work, until nobody was
-# refused for CALM_SECONDS. So whoever comes when it is over is answered soon.
+# A burst may fill the queue, and so may a machine that stands still for some seconds: both pass.
+# Where it stays more than half full for STANDING_SECONDS and MANY times as much comes as can be
+# run, waiting is of use to nobody: what waits is then kept to OVERLOAD_SECONDS of work, until
+# nobody was refused for CALM_SECONDS. So whoever comes when it is over is answered soon.
 STANDING_SECONDS = 2.0
 MANY = 3.0
 OVERLOAD_SECONDS = 0.4
