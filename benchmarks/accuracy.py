@@ -75,6 +75,8 @@ def draw(examples: Examples, seed: int, *, per_class: int = 0, total: int = 0) -
 
 def lastblock(train: Examples, test: Examples, seed: int, **settings: Any) -> float:
     classifier = TextClassifier(random_state=seed, **settings).fit(train.texts, train.targets)
+    # Kept on disk: other draws are judged on the same texts.
+    classifier.model_.prepare(classifier.model_.encode(test.texts))
     if train.separator is None:
         return float(classifier.score(test.texts, test.labels))
     return rivals.micro_f1(test.label_sets, classifier.predict(test.texts))

@@ -93,6 +93,21 @@ def test_both_recipes_resolve_their_settings(pretrained: Path, recipe: str) -> N
         assert (settings.depth, settings.pooling, settings.batch_size) == (4, "last", 16)
 
 
+def test_a_trained_block_is_held_back_by_the_same_in_few_steps_and_in_many(
+    pretrained: Path,
+) -> None:
+    texts, labels = messages(40)
+
+    def decay(**given: object) -> float:
+        return tiny(pretrained, **given).fit(texts, labels).model_.settings.weight_decay
+
+    assert decay(epochs=1) == 2.0
+    assert decay(epochs=1, learning_rate=0.4) == pytest.approx(0.6 / (0.4 * 3 / 2))
+    assert decay(epochs=2, learning_rate=0.4) == pytest.approx(0.6 / (0.4 * 6 / 2))
+    assert decay(epochs=1, weight_decay=0.3) == 0.3
+    assert decay(epochs=1, train="head") == 0.1
+
+
 @pytest.mark.parametrize("pooling", ["last", "mean", "first", "padded"])
 def test_every_pooling_trains(pretrained: Path, pooling: str) -> None:
     texts, labels = messages(20)

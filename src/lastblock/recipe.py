@@ -36,6 +36,9 @@ SAMPLE = (
 )
 # Few examples are gone through more often, so that there are some steps to learn in.
 LEAST_STEPS, MOST_EPOCHS = 60, 20
+# Weight decay of a trained block; over all steps it takes no more than what leaves e^-SHRINK of a
+# weight that no gradient holds.
+BLOCK_DECAY, SHRINK = 2.0, 0.6
 LORA_RANK = 8
 # What `auto` takes by what is trained. A head alone has no curvature to fear; a whole decoder has
 # much to forget (the rate is that of Devlin et al. 2019, A.3).
@@ -106,6 +109,8 @@ def resolve(
     if model.max_length is None:
         chosen["max_length"] = min(int(chosen["max_length"]), room)  # type: ignore[call-overload]
     _check_against(decoder, chosen, room)
+    if train.recipe == "auto" and chosen["train"] == "blocks" and train.weight_decay is None:
+        chosen["weight_decay"] = _block_decay(chosen, len(lengths))
     if chosen["attention"] == "full" and chosen["pooling"] != "padded":
         raise ConfigError(
             "--attention full lets a text's tokens see the padding after them, which depends on "
@@ -118,6 +123,16 @@ def resolve(
         chosen["dtype"] = fastest_precision(*shape, int8=int8)
     resolved = Settings(**chosen)  # type: ignore[arg-type]
     return at_depth(resolved, decoder, resolved.depth)
+
+
+def _block_decay(chosen: dict[str, object], texts: int) -> float:
+    """Weight decay of a trained block: the pretrained weights fit few texts too well otherwise.
+
+    Rates follow a cosine, so their sum is half the peak rate times the steps.
+    """
+    rate, batch = float(chosen["learning_rate"]), int(chosen["batch_size"])  # type: ignore[arg-type, call-overload]
+    steps = int(chosen["epochs"]) * math.ceil(texts / batch)  # type: ignore[call-overload]
+    return min(BLOCK_DECAY, SHRINK / (rate * steps / 2))
 
 
 def chooses_depth(settings: Settings, model: ModelConfig) -> bool:
