@@ -33,6 +33,8 @@ from lastblock.runtime import has_int8_instructions
 
 STEPS = 127  # an 8-bit integer on each side of zero
 ZERO = 128  # what stands for zero: the instructions want one side of a product unsigned
+# Numbers of rows are rounded up to multiples of this: what oneDNN compiles for one serves more.
+ROWS = 16
 # How much of a channel's size goes over into the weight: half, as in SmoothQuant, section 4.
 SHARE = 0.5
 _SMALLEST = 1e-5  # for channels that are always zero
@@ -94,11 +96,13 @@ class Int8Linear(nn.Module):
         # Two passes: the one that torch has for the largest absolute value is many times slower.
         largest = torch.maximum(given.amax(1, keepdim=True), -given.amin(1, keepdim=True))
         unit = largest.clamp_min_(1e-30).div_(STEPS)
-        whole = (given * (1 / unit)).add_(_WHOLE + ZERO).view(torch.int32).to(torch.uint8)
+        n, size = given.shape
+        whole = torch.empty(-(-n // ROWS) * ROWS, size, dtype=torch.uint8)
+        whole[:n] = (given * (1 / unit)).add_(_WHOLE + ZERO).view(torch.int32)
         if self.eps is not None:
-            size = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
-            unit *= torch.rsqrt(size.square_().div_(rows.shape[1]).add_(self.eps))
-        y = self._product(whole).mul_(unit)
+            norm = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+            unit *= torch.rsqrt(norm.square_().div_(size).add_(self.eps))
+        y = self._product(whole)[:n].mul_(unit)
         if self.bias is not None:
             y += self.bias
         return y.unflatten(0, x.shape[:-1])

@@ -15,6 +15,7 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,7 +104,7 @@ class Models:
         """
         names = self.names()
         if len(names) == 1:
-            self._loaded[names[0]] = self._load(names[0])
+            self._loaded[names[0]] = self._load_aside(names[0])
 
     async def get(self, name: str | None) -> Served:
         """The model of that name; without one, the only one there is.
@@ -143,9 +144,18 @@ class Models:
         return served
 
     async def _load_warm(self, name: str) -> Served:
-        served = await asyncio.to_thread(self._load, name)
+        served = await asyncio.to_thread(self._load_aside, name)
         await self._warm_up(served.model)
         return served
+
+    def _load_aside(self, name: str) -> Served:
+        """Load in a thread that ends with it.
+
+        Each thread that computes brings helpers of its own, which stay as long as it does; once
+        they are more than there are cores, all wait longer for each other.
+        """
+        with ThreadPoolExecutor(1) as thread:
+            return thread.submit(self._load, name).result()
 
     def _load(self, name: str) -> Served:
         try:
