@@ -10,10 +10,12 @@ Knows states and class numbers; no text, no files.
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median_low
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +28,8 @@ from torch.nn import functional as F
 PENALTIES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 # How much mean states may count beside the last token's: on topics more, on sentiment less.
 MEANS = (0.25, 0.5, 1.0, 2.0)
+# Standard errors by which it has to be better that they count more: a few texts cannot say.
+WORTH = 1.0
 FOLDS = 5
 # Factors tried for turning a ridge's scores, which lie around -1 and 1, into logits.
 SHARPNESS = tuple(2.0 ** (i / 2) for i in range(-2, 11))
@@ -58,9 +62,9 @@ def fit_probe(
     """Fit a ridge regression on class indicators, its penalty chosen by cross-validation.
 
     Features are standardised first, and where some are mean states, these are multiplied by one of
-    ``MEANS``. This and the penalty are those with the smallest squared error on texts left out, and
-    the scores are sharpened into logits by the factor that gives those texts the smallest
-    cross-entropy (Hoerl & Kennard 1970; Platt 1999 for the scale).
+    ``MEANS``: the smallest, unless more is clearly better. This is judged, and the penalty chosen,
+    by the squared error on texts left out; the scores are sharpened into logits by the factor that
+    gives those texts the smallest cross-entropy (Hoerl & Kennard 1970; Platt 1999 for the scale).
 
     Args:
         features: (n, n_features).
@@ -93,10 +97,10 @@ def fit_probe(
         for fitted_on, held in parts:
             for i, scores in enumerate(ridge.scores(fitted_on, held, penalties)):
                 left_out[i, held] = scores
-        errors = (w[:, None] * (left_out - signed) ** 2).mean((1, 2))
-        i = int(errors.argmin())
-        tried.append((float(errors[i]), ridge, size, i, penalties[i], left_out[i]))
-    _, ridge, size, i, penalty, scores = min(tried, key=lambda of: of[0])
+        errors = (w[:, None] * (left_out - signed) ** 2).mean(2)  # (penalties, n)
+        i = int(errors.mean(1).argmin())
+        tried.append((errors[i], ridge, size, i, penalties[i], left_out[i]))
+    _, ridge, size, i, penalty, scores = functools.reduce(_worth, tried)
     of_answers = w[:, None] if targets.dim() == 2 else w
     losses = [cross_entropy(scores * sharp, targets, of_answers) for sharp in SHARPNESS]
     sharp = SHARPNESS[int(np.argmin(losses))]
@@ -108,6 +112,16 @@ def fit_probe(
         out_of_fold=(sharp * scores).float(),
         penalty=PENALTIES[i],
     )
+
+
+# Squared errors of each text left out (n,), and what made them.
+_Tried: TypeAlias = "tuple[Tensor, _Ridge, Tensor, int, float, Tensor]"
+
+
+def _worth(best: _Tried, other: _Tried) -> _Tried:
+    """The other where it is clearly better on texts left out, else the best so far."""
+    less = best[0] - other[0]
+    return other if less.mean() > WORTH * less.std() / math.sqrt(len(less)) else best
 
 
 def _fit_each(features: Tensor, targets: Tensor, weights: Tensor, of: Array | None) -> Probe:

@@ -190,8 +190,8 @@ class Batcher:
         standing = now > self._calm + STANDING_SECONDS
         many = self._asked_a_second > MANY * self._tokens_a_second
         overloaded = now < self._overload_ends or (standing and many)
-        # Who waits for half the time that a request may take is let in to be answered too late.
-        most = OVERLOAD_SECONDS if overloaded else self._max_seconds / 2
+        # The rest of the time that a request may take is for a machine that becomes slower.
+        most = OVERLOAD_SECONDS if overloaded else self._max_seconds / 3
         too_long = tokens / self._tokens_a_second > most
         is_full = too_long or self._singles + more > self._max_waiting
         if overloaded and is_full:

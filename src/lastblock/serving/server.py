@@ -16,10 +16,10 @@ from lastblock.errors import MissingExtraError, SavedModelError
 
 SETTINGS = "LASTBLOCK_SERVE"  # the environment in which the serving processes find the settings
 METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
-# torch keeps what oneDNN compiled for each number of tokens that it met, in two caches. In the first
-# some 3 MB each, and a server meets a thousand; a forward pass needs a handful of them, and that
-# others are compiled anew cannot be measured. The second holds 8-bit products, a few for each of
-# 32 numbers of rows (``Int8Linear`` rounds them up): small, and a text waits for them noticeably.
+# torch keeps what oneDNN compiled for each number of tokens that it met, in two caches. In the
+# first some 3 MB each, and a server meets a thousand; a forward pass needs a handful of them, and
+# that others are compiled anew cannot be measured. The second holds 8-bit products, a few for each
+# of 32 numbers of rows (``Int8Linear`` rounds them up): small, and a text would wait for them.
 # To be set before torch is imported.
 KEPT_KERNELS = {"LRU_CACHE_CAPACITY": "24", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "160"}
 
