@@ -105,12 +105,14 @@ def main() -> None:
     parser.add_argument("--test", type=int, default=500, help="test examples at most")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=["auto", "tfidf", "minilm"])
     parser.add_argument("--depths", nargs="+", type=int, default=[], help="auto, cut here")
+    parser.add_argument("--decays", nargs="+", type=float, default=[], help="auto, weight decay so")
     given = parser.parse_args()
     if "LASTBLOCK_DATA" not in os.environ:
         sys.exit("LASTBLOCK_DATA is not set: it names the folder with the sets")
     folder = Path(os.environ["LASTBLOCK_DATA"])
     ways = {way: WAYS[way] for way in given.ways}
     ways |= {f"depth-{depth}": functools.partial(lastblock, depth=depth) for depth in given.depths}
+    ways |= {f"decay-{x:g}": functools.partial(lastblock, weight_decay=x) for x in given.decays}
     sizes = [(f"{n} a class", {"per_class": n}) for n in given.per_class]
     sizes += [(f"{n:,}", {"total": n}) for n in given.total]
     print(f"{'set':<10}{'examples':<12}{'way':<14}{'mean':>7}{'spread':>8}{'seconds':>9}")

@@ -33,10 +33,10 @@ BULK_SECONDS = 1.0
 FILLING, FILLING_SHARE = 40, 0.05
 # A text that differs by this many tokens less goes along as if it had waited a second longer.
 TOKENS_A_SECOND = 100
-# A burst may fill the queue, and so may a machine that stands still for some seconds: both pass.
-# Where it stays more than half full for STANDING_SECONDS and MANY times as much comes as can be
-# run, waiting is of use to nobody: what waits is then kept to OVERLOAD_SECONDS of work, until
-# nobody was refused for CALM_SECONDS. So whoever comes when it is over is answered soon.
+# Half of the queue is for bursts, all of it for a machine that stands still for some seconds. MANY
+# times as much as can be run is no burst if the queue is over a quarter full for STANDING_SECONDS,
+# and then waiting is of use to nobody: what waits is kept to OVERLOAD_SECONDS of work, until nobody
+# was refused for CALM_SECONDS. So whoever comes when it is over is answered soon.
 STANDING_SECONDS = 2.0
 MANY = 3.0
 OVERLOAD_SECONDS = 0.4
@@ -107,9 +107,10 @@ class Batcher:
         self._max_seconds = max_seconds
         self._waiting: list[Item] = []
         self._singles = 0
-        self._calm = time.monotonic()  # when the queue was last half empty
+        self._calm = time.monotonic()  # when the queue was last a quarter full at most
         self._overload_ends = 0.0
-        self._tokens_a_second = 1000.0  # that are run
+        self._tokens_a_second = 1000.0  # that are run, of late
+        self._usually = 1000.0  # the same over a hundred batches, when the machine was itself
         self._asked_a_second = 0.0  # tokens of single texts that come, refused ones too
         self._asked = time.monotonic()  # when the last of them came
         self._closed = False
@@ -177,7 +178,7 @@ class Batcher:
 
     def _count(self) -> None:
         self._singles = sum(not item.bulk for item in self._waiting)
-        if self._singles <= self._max_waiting / 2:
+        if self._singles <= self._max_waiting / 4:
             self._calm = time.monotonic()
         metrics.WAITING.set(len(self._waiting))
 
@@ -188,12 +189,13 @@ class Batcher:
         now = time.monotonic()
         tokens = sum(len(item.ids) for item in self._waiting if not item.bulk)
         standing = now > self._calm + STANDING_SECONDS
-        many = self._asked_a_second > MANY * self._tokens_a_second
+        many = self._asked_a_second > MANY * max(self._tokens_a_second, self._usually)
         overloaded = now < self._overload_ends or (standing and many)
+        room = self._max_waiting / 2 if many else self._max_waiting
         # The rest of the time that a request may take is for a machine that becomes slower.
         most = OVERLOAD_SECONDS if overloaded else self._max_seconds / 3
         too_long = tokens / self._tokens_a_second > most
-        is_full = too_long or self._singles + more > self._max_waiting
+        is_full = too_long or self._singles + more > room
         if overloaded and is_full:
             self._overload_ends = now + CALM_SECONDS
         return is_full
@@ -237,7 +239,9 @@ class Batcher:
 
     def _observe(self, batch: list[Item], seconds: float) -> None:
         tokens = sum(len(item.ids) for item in batch)
-        self._tokens_a_second += 0.1 * (tokens / max(seconds, 1e-6) - self._tokens_a_second)
+        rate = tokens / max(seconds, 1e-6)
+        self._tokens_a_second += 0.1 * (rate - self._tokens_a_second)
+        self._usually += 0.01 * (rate - self._usually)
         metrics.BATCH_TEXTS.observe(len(batch))
         metrics.BATCH_TOKENS.observe(tokens)
         metrics.BATCH_SECONDS.observe(seconds)
