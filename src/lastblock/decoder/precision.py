@@ -81,7 +81,7 @@ class Int8Linear(nn.Module):
         self.scale = weight.abs().amax(1).clamp_min(_SMALLEST) / STEPS
         self.weight = (weight / self.scale[:, None]).round_().to(torch.int8)
         if self.bias is not None:
-            self.bias = linear.bias.detach().float()
+            self.bias = linear.bias.detach().to(torch.float32, copy=True)  # ``divide`` writes to it
 
     def divide(self, rows: slice, by: Tensor) -> None:
         """Divide some of the outputs by constants."""
