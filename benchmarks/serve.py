@@ -29,7 +29,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 CLIENTS = 64
-PART = 60.0  # seconds of a long load, at what the server was able to as they began
 PATIENCE = 60.0  # seconds after which an answer counts as lost
 RESULT = Path(__file__).with_name("results") / "serve.json"
 
@@ -344,11 +343,7 @@ class Measurement:
         )
 
     async def long_load(self) -> Row:
-        """In parts, each at 90 % of what the server was able to just before it.
-
-        A shared machine is not the same for ten minutes. Memory is compared from the second fifth
-        on, when buffers have had large batches.
-        """
+        """Memory is compared from the second fifth on, when buffers have had large batches."""
         memory: list[float] = []
 
         async def watch() -> None:
@@ -357,20 +352,13 @@ class Measurement:
                 memory.append(self.server.resident())
 
         watcher = asyncio.create_task(watch())
-        total = failed = 0
-        parts = max(1, round(self.plan.soak / PART))
-        for _ in range(parts):
-            full, seconds = await closed_loop(self.server.port, self.texts)
-            self.rate = full.count(200) / seconds
-            rest = max(0.0, self.plan.soak / parts - seconds)
-            most = await open_loop(self.server.port, self.texts, 0.9 * self.rate, rest)
-            total += full.total + most.total
-            failed += full.total + most.total - full.count(200) - most.count(200)
+        outcome = await open_loop(self.server.port, self.texts, 0.9 * self.rate, self.plan.soak)
         watcher.cancel()
         fifth = len(memory) // 5
         early, late = (statistics.mean(m) for m in (memory[fifth : 2 * fifth], memory[-fifth:]))
+        failed = outcome.total - outcome.count(200)
         return Row(
-            f"{self.plan.soak:.0f} s at 90 % load ({total} requests)",
+            f"{self.plan.soak:.0f} s at 90 % load ({outcome.total} requests)",
             f"{late:.0f} MB at the end, {failed} failed",
             f"{early:.0f} MB in the second fifth",
             f"{late / early - 1:+.1%}",

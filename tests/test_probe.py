@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy.stats import ttest_rel
 from sklearn.linear_model import Ridge
 from sklearn.metrics import log_loss
 from sklearn.preprocessing import StandardScaler
@@ -12,7 +13,9 @@ from lastblock.probe import (
     FOLDS,
     PENALTIES,
     SHARPNESS,
+    WORTH,
     Probe,
+    _clearly_less,
     cross_entropy,
     fit_probe,
     folds,
@@ -163,6 +166,20 @@ def test_parts_that_are_alike_do_not_make_a_probe_look_good() -> None:
 
     assert right(fit_probe(features, targets)) > 0.95
     assert right(fit_probe(features, targets, of=of)) < 0.75
+
+
+@pytest.mark.parametrize("n", [3, 40, 400])
+def test_means_count_more_where_the_errors_are_smaller_by_a_standard_error(n: int) -> None:
+    """A paired t of more than one, as SciPy has it."""
+    for shift in (-0.3, 0.0, 0.05, 0.1, 0.3):
+        than = torch.rand(n, dtype=torch.double)
+        errors = than - shift + 0.3 * torch.randn(n, dtype=torch.double)
+        t = ttest_rel(than.numpy(), errors.numpy()).statistic
+        assert _clearly_less(errors, than=than) == (t > WORTH)
+
+
+def test_one_text_says_nothing_clear() -> None:
+    assert not _clearly_less(torch.zeros(1), than=torch.ones(1))
 
 
 def test_means_count_as_much_as_they_tell() -> None:

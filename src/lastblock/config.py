@@ -486,7 +486,9 @@ class ServeConfig:
     workers: int = _setting(1, "Processes; they share the weights through memory mapping.")
     max_batch_tokens: int = _setting(512, "Tokens, filling included, that are run together.")
     queue: int = _setting(
-        512, "Texts that may wait, fewer under lasting overload; more are refused with 429."
+        512,
+        "Texts that may wait, half as many in a burst, few under lasting overload; more are "
+        "refused with 429.",
     )
     max_body: int = _setting(1_000_000, "Bytes of a request's body; more are refused with 413.")
     max_file: int = _setting(100_000_000, "Bytes of a file to classify; more get 413.")

@@ -238,8 +238,8 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             classifier.set_prefix_precision(settings.dtype, sample)
             if settings.dtype == "int8":
                 progress.say(
-                    "frozen blocks multiply in 8-bit integers, about twice as fast as in float32 "
-                    "and nearly as exact (--dtype float32 for that)"
+                    "frozen blocks multiply in 8-bit integers, about one and a half times as fast "
+                    "as in float32 and nearly as exact (--dtype float32 for that)"
                 )
         store = open_store(
             classifier.prefix_facts() | _begun_with(settings), files, self.cache_size

@@ -10,12 +10,11 @@ Knows states and class numbers; no text, no files.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median_low
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -87,7 +86,7 @@ def fit_probe(
     signed = 2 * indicator - 1
 
     parts = folds(targets, FOLDS, of)
-    tried = []
+    kept: tuple[Tensor, _Ridge, Tensor, int, float, Tensor] | None = None
     for share in MEANS if means else (1.0,):
         size = torch.ones(x.shape[1], dtype=torch.double)
         size[:means] = share
@@ -99,8 +98,10 @@ def fit_probe(
                 left_out[i, held] = scores
         errors = (w[:, None] * (left_out - signed) ** 2).mean(2)  # (penalties, n)
         i = int(errors.mean(1).argmin())
-        tried.append((errors[i], ridge, size, i, penalties[i], left_out[i]))
-    _, ridge, size, i, penalty, scores = functools.reduce(_worth, tried)
+        if kept is None or _clearly_less(errors[i], than=kept[0]):
+            kept = (errors[i], ridge, size, i, penalties[i], left_out[i])
+    assert kept is not None
+    _, ridge, size, i, penalty, scores = kept
     of_answers = w[:, None] if targets.dim() == 2 else w
     losses = [cross_entropy(scores * sharp, targets, of_answers) for sharp in SHARPNESS]
     sharp = SHARPNESS[int(np.argmin(losses))]
@@ -114,14 +115,11 @@ def fit_probe(
     )
 
 
-# Squared errors of each text left out (n,), and what made them.
-_Tried: TypeAlias = "tuple[Tensor, _Ridge, Tensor, int, float, Tensor]"
-
-
-def _worth(best: _Tried, other: _Tried) -> _Tried:
-    """The other where it is clearly better on texts left out, else the best so far."""
-    less = best[0] - other[0]
-    return other if less.mean() > WORTH * less.std() / math.sqrt(len(less)) else best
+def _clearly_less(errors: Tensor, than: Tensor) -> bool:
+    """Whether the same texts' errors (n,) are smaller by ``WORTH`` standard errors."""
+    less = than - errors
+    # Multiplied out, so that a single text is no division by zero, and says nothing.
+    return bool(math.sqrt(len(less) - 1) * less.mean() > WORTH * less.std(correction=0))
 
 
 def _fit_each(features: Tensor, targets: Tensor, weights: Tensor, of: Array | None) -> Probe:

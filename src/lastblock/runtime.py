@@ -160,10 +160,10 @@ def fastest_precision(
     """What to multiply a decoder's matrices of this shape in: bfloat16, int8 or float32.
 
     bfloat16 where one product, timed in both, is faster than float32; else int8 where it is allowed
-    and the processor has instructions for it, which make it twice as fast, scaling and rounding
-    included. Processors without bfloat16 instructions emulate them, many times slower than float32;
-    those for which torch's own library says so are not timed, since a busy machine's times mean
-    little.
+    and the processor has instructions for it, which make a frozen pass half as fast again, scaling
+    and rounding included. Processors without bfloat16 instructions emulate them, many times slower
+    than float32; those for which torch's own library says so are not timed, since a busy machine's
+    times mean little.
     """
     import torch
 

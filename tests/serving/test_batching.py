@@ -207,6 +207,38 @@ def test_a_queue_that_stays_full_is_kept_short_until_nobody_is_refused(
     asyncio.run(ask())
 
 
+@pytest.mark.parametrize(("seconds", "fit"), [(0.0, 4), (10.0, 8)])
+def test_a_burst_may_fill_half_of_the_queue(
+    seconds: float, fit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What comes ``seconds`` apart, while the machine stands still, may fill all of it."""
+    clock = [100.0]
+    stopped = SimpleNamespace(monotonic=lambda: clock[0], perf_counter=time.perf_counter)
+    monkeypatch.setattr("lastblock.serving.batching.time", stopped)
+    model = Echo()
+
+    async def ask() -> None:
+        work = batcher(max_waiting=8, max_seconds=100, max_batch_tokens=2_000)
+        work.start()
+        running = asyncio.create_task(work.run(model, [ids(9)]))
+        await asyncio.sleep(0.05)
+        waiting = []
+        for _ in range(fit):
+            clock[0] += seconds
+            waiting.append(asyncio.create_task(work.run(model, [ids(2_000)])))
+            await asyncio.sleep(0)
+        clock[0] += seconds
+        with pytest.raises(Refusal) as refused:
+            await work.run(model, [ids(2_000)])
+        assert refused.value.code == "queue_full"
+        assert not any(task.done() for task in waiting)
+        model.may_run.set()
+        await asyncio.gather(running, *waiting)
+        work.close()
+
+    asyncio.run(ask())
+
+
 def test_who_would_be_answered_too_late_is_refused_at_once() -> None:
     model = Echo()
 

@@ -1,6 +1,8 @@
 """The server as a process: existing clients, many at once, a graceful stop, its start."""
 
 import contextlib
+import dataclasses
+import inspect
 import json
 import signal
 import socket
@@ -16,6 +18,8 @@ from huggingface_hub import InferenceClient
 from servers import Server, server_of
 
 from lastblock.cli import run
+from lastblock.cli.serve import serve
+from lastblock.config import ServeConfig
 from lastblock.inference import TextModel
 
 TEXTS = [f"{word} {i}" for i in range(20) for word in ("WIN CASH", "mum", "dinner at home later")]
@@ -99,6 +103,15 @@ def test_workers_share_the_work_and_the_counting(saved: Path) -> None:
         counted = {httpx.get(f"{server.url}/metrics").text.count("lastblock_texts_total{")}
         assert counted == {1}
         assert 'lastblock_texts_total{model="sms"} 20.0' in httpx.get(f"{server.url}/metrics").text
+
+
+def test_the_command_s_defaults_are_those_of_the_settings() -> None:
+    settings = {field.name: field.default for field in dataclasses.fields(ServeConfig)}
+    given = {name: p.default for name, p in inspect.signature(serve).parameters.items()}
+    both = (settings.keys() & given.keys()) - {"models"}  # has no default
+    assert len(both) > 10
+    for name in both:
+        assert (given[name] or ()) == (settings[name] or ()), name
 
 
 @pytest.mark.parametrize(

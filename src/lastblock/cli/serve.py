@@ -21,7 +21,7 @@ def serve(
     queue: Annotated[int, setting(ServeConfig, "queue", "N")] = 512,
     max_body: Annotated[int, setting(ServeConfig, "max_body", "N")] = 1_000_000,
     max_file: Annotated[int, setting(ServeConfig, "max_file", "N")] = 100_000_000,
-    max_texts: Annotated[int, setting(ServeConfig, "max_texts", "N")] = 512,
+    max_texts: Annotated[int, setting(ServeConfig, "max_texts", "N")] = 256,
     max_characters: Annotated[int, setting(ServeConfig, "max_characters", "N")] = 50_000,
     max_seconds: Annotated[float, setting(ServeConfig, "max_seconds", "X")] = 30.0,
     api_key_file: Annotated[str | None, setting(ServeConfig, "api_key_file", "FILE")] = None,

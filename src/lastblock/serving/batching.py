@@ -96,8 +96,8 @@ class Batcher:
 
     Args:
         max_batch_tokens: tokens of a batch, filling included.
-        max_waiting: single texts that may wait; those of bulk work are not counted, as whoever
-            sends them waits for each part before sending the next.
+        max_waiting: single texts that may wait, half as many in a burst; those of bulk work are not
+            counted, as whoever sends them waits for each part before sending the next.
         max_seconds: that a request may wait and run; not for bulk work, which is as long as it is.
     """
 
@@ -163,9 +163,9 @@ class Batcher:
         with self._changed:
             if not bulk:
                 self._observe_asked(sum(len(ids) for ids in sequences))
-            if not bulk and self._is_full(len(items)):
-                message = f"{self._singles} texts wait already; try again later"
-                raise Refusal(429, "queue_full", message, retry_after=self._retry_after())
+                if self._is_full(len(items)):
+                    message = f"{self._singles} texts wait already; try again later"
+                    raise Refusal(429, "queue_full", message, retry_after=self._retry_after())
             self._waiting += items
             self._count()
             self._changed.notify()
