@@ -2,21 +2,24 @@
 
 The seed draws the messages, the split, the head and the order of the batches, as in a run of
 ``lastblock train sms-spam --recipe chapter6 --seed N``, whose figures these are. The frozen pass
-is made once for each seed and pooling. About two minutes for a seed.
+is made once for each seed, pooling and dtype, and kept on disk. About four minutes for a seed.
 
     python benchmarks/chapter6.py [--seeds N ...] [--rates X ...] [--pooling padded last]
+                                  [--dtypes auto float32 int8]
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from lastblock import recipe
-from lastblock.activations import ActivationStore
-from lastblock.classifier import SequenceClassifier
+from lastblock.activations import open_store
+from lastblock.classifier import make_classifier
 from lastblock.config import DEFAULT_MODEL, ModelConfig, Settings, TrainConfig
 from lastblock.data.balance import undersample
 from lastblock.data.catalog import load_examples
@@ -29,20 +32,22 @@ from lastblock.tokenization.tokenizer import Tokenizer
 from lastblock.training import Encoded, loss_and_accuracy, train_tail
 
 
-def new_model(folder: Path, tokenizer: Tokenizer, settings: Settings) -> TextModel:
+def new_model(folder: Path, settings: Settings) -> TextModel:
     """A classifier as it is before training; the head is drawn from torch's own generator."""
-    pooling = "last" if settings.pooling == "padded" else settings.pooling
-    classifier = SequenceClassifier(loading.load_decoder(folder), 2, pooling=pooling)
-    classifier.set_prefix_precision(settings.dtype)
+    tokenizer = Tokenizer.from_pretrained(folder)
+    classifier = make_classifier(loading.load_decoder(folder), settings, 2)
+    sample = torch.from_numpy(tokenizer.encode_batch([recipe.SAMPLE])[0])
+    classifier.set_prefix_precision(settings.dtype, sample)
     return TextModel(tokenizer, classifier, ["ham", "spam"], settings)
 
 
 def accuracies(
-    folder: Path, parts: list[Examples], settings: Settings, store: ActivationStore
+    files: hub.PretrainedFiles, parts: list[Examples], settings: Settings
 ) -> list[float]:
     """Accuracy on train, validation and test after training as the settings say."""
     generator = seed_everything(settings.seed)
-    model = new_model(folder, Tokenizer.from_pretrained(folder), settings)
+    model = new_model(files.folder, settings)
+    store = open_store(model.classifier.prefix_facts(), files, None)
     encoded = [
         Encoded(model.encode(p.texts), np.array([label == "spam" for label in p.labels], np.int64))
         for p in parts
@@ -59,26 +64,26 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[123])
     parser.add_argument("--rates", type=float, nargs="+")
     parser.add_argument("--pooling", nargs="+", default=["padded", "last"])
+    parser.add_argument("--dtypes", nargs="+", default=["auto"])
     options = parser.parse_args()
-    folder = hub.resolve(DEFAULT_MODEL).folder
-    shape, tokenizer = loading.read_config(folder), Tokenizer.from_pretrained(folder)
+    files = hub.resolve(DEFAULT_MODEL)
+    shape = loading.read_config(files.folder)
+    tokenizer = Tokenizer.from_pretrained(files.folder)
     rates = options.rates or [catalog.learning_rate(DEFAULT_MODEL, shape.model_type)]
     messages = load_examples("sms-spam")
-    print("| pooling | seed | rate | train | validation | test |\n|---|---:|---:|---:|---:|---:|")
+    print("| dtype | pooling | seed | rate | train | validation | test |")
+    print("|---|---|---:|---:|---:|---:|---:|")
     for seed in options.seeds:
         balanced = messages.take(undersample(messages.labels, seed=seed))
         split = shuffled_split(len(balanced), seed=seed)
         parts = [balanced.take(rows) for rows in (split.train, split.validation, split.test)]
         lengths = [len(ids) for ids in tokenizer.encode_batch(parts[0].texts)]
-        for pooling in options.pooling:
-            store = ActivationStore()
-            for rate in rates:
-                model = ModelConfig(pooling=pooling)
-                train = TrainConfig(recipe="chapter6", seed=seed, learning_rate=rate)
-                settings = recipe.resolve(model, train, shape, lengths, rate)
-                scores = accuracies(folder, parts, settings, store)
-                cells = " | ".join(f"{score:.4f}" for score in scores)
-                print(f"| {pooling} | {seed} | {rate:g} | {cells} |", flush=True)
+        for dtype, pooling, rate in itertools.product(options.dtypes, options.pooling, rates):
+            model = ModelConfig(pooling=pooling, dtype=dtype)
+            train = TrainConfig(recipe="chapter6", seed=seed, learning_rate=rate)
+            settings = recipe.resolve(model, train, shape, lengths, rate, prompt_tokens=0)
+            cells = " | ".join(f"{score:.4f}" for score in accuracies(files, parts, settings))
+            print(f"| {settings.dtype} | {pooling} | {seed} | {rate:g} | {cells} |", flush=True)
 
 
 if __name__ == "__main__":

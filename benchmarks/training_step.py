@@ -14,14 +14,13 @@ import time
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from common import best_seconds, block_shapes, matrix_rate, messages, untrained, write_results
 from torch.utils.flop_counter import FlopCounterMode
 
 from lastblock.activations import ActivationStore, states_of
 from lastblock.classifier import SequenceClassifier
 from lastblock.tokenization.batching import TokenIds
-from lastblock.training import Encoded, training_step
+from lastblock.training import AdamW, Encoded, training_step
 
 BATCH = 16
 
@@ -34,7 +33,7 @@ def measure(
     store.fill(classifier, sequences)
     labels = np.arange(len(sequences)) % classifier.head.out_features
     part = Encoded(list(sequences), labels)
-    optimizer = torch.optim.AdamW(classifier.trainable_parameters(), lr=1e-4, fused=True)
+    optimizer = AdamW(classifier.trainable_parameters(), weight_decay=0.1, lr=1e-4)
     rng = np.random.default_rng(0)
     batches = [part.take(rng.permutation(len(part))[:BATCH]) for _ in range(steps)]
     training_step(classifier, store, batches[0], optimizer)

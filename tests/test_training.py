@@ -2,12 +2,15 @@
 
 import dataclasses
 import itertools
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
 from sklearn.metrics import log_loss
 from tiny import SETTINGS, random_decoder, random_part, whole_decoder
+from torch import nn
 from torch.nn import functional as F
 
 from lastblock.activations import ActivationStore
@@ -16,6 +19,7 @@ from lastblock.runtime import Silent
 from lastblock.targets import class_weights, weigh
 from lastblock.tokenization.batching import pad
 from lastblock.training import (
+    AdamW,
     Encoded,
     cross_entropy,
     learning_rate_at,
@@ -61,6 +65,39 @@ def test_caching_changes_nothing(padded: int | None, pooling: str, trainable_blo
         ):
             scale = theirs.grad.abs().max().item()
             torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-5, atol=1e-5 * scale)
+
+
+def test_adamw_takes_torch_s_own_steps() -> None:
+    shapes = (7, 5), (11,), (3, 2)
+    ours = [nn.Parameter(torch.randn(shape)) for shape in shapes]
+    theirs = [nn.Parameter(p.detach().clone()) for p in ours]
+    optimizers = AdamW(ours, 0.3), torch.optim.AdamW(theirs, weight_decay=0.3, fused=True)
+    for step in range(5):
+        optimizers[0].lr = optimizers[1].param_groups[0]["lr"] = 0.1 / (step + 1)
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        for mine, its in zip(ours[:2] if step == 2 else ours, theirs, strict=False):
+            mine.grad = torch.randn(mine.shape)
+            its.grad = mine.grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+        for mine, its in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(mine, its, rtol=0, atol=0)
+    before = [p.detach().clone() for p in ours]
+    optimizers[0].zero_grad()
+    optimizers[0].step()
+    for mine, was in zip(ours, before, strict=True):
+        torch.testing.assert_close(mine.detach(), was, rtol=0, atol=0)
+
+
+def test_adamw_leaves_torch_s_compiler_alone() -> None:
+    code = (
+        "import sys, torch; from lastblock.training import AdamW; p = torch.nn.Parameter("
+        "torch.ones(3)); o = AdamW([p], 0.1); p.sum().backward(); o.step(); o.zero_grad(); "
+        "print('torch._dynamo' in sys.modules)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "False"
 
 
 def test_the_weighted_loss_is_scikit_learn_s() -> None:

@@ -65,8 +65,9 @@ from lastblock.targets import Numbers
 FRACTIONS = {"train": 0.7, "validation": 0.1, "test": 0.2}
 
 PREDICTIONS, OUT_OF_FOLD = "predictions.csv", "out-of-fold.csv"
-# Mistakes that are explained word by word, and the tokens that each explanation may read.
-MOST_EXPLAINED, EXPLAIN_TOKENS = 6, 1_024
+# Mistakes that are explained word by word, and the tokens that each explanation may read: little,
+# beside what was read to learn from.
+MOST_EXPLAINED, EXPLAIN_TOKENS = 4, 512
 # A label is doubted from this probability of another answer on.
 DOUBT_FROM = 0.9
 MOST_COVERAGE_POINTS = 100

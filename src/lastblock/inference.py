@@ -155,6 +155,8 @@ class TextModel:
         """What to leave out of a text to explain it, and the token ids that are left each time."""
         ids, spans = self.tokenizer.encode_with_spans(text)
         longest = self.settings.max_length
+        # A prompt, or padding to one length, is read besides, each time.
+        budget = budget * len(ids[:longest]) // max(1, len(self.fit_length(ids[:longest])))
         plan = make_plan(text, spans[:longest], budget=budget, most_pairs=most_pairs)
         return plan, [self.fit_length(ids[:longest][kept]) for kept in plan.kept]
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lastblock.activations import ActivationStore, run_tail, states_of
@@ -100,6 +100,56 @@ def learning_rate_at(step: int, steps: int, settings: Settings) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
+class AdamW:
+    """AdamW (Loshchilov & Hutter 2019, algorithm 2), in torch's own fused step.
+
+    ``torch.optim.AdamW`` takes the same steps, to the bit, but imports torch's compiler to make its
+    first one, which takes seconds, as long as a small training.
+
+    Args:
+        parameters: float32; those without a gradient are left alone.
+        weight_decay: times the learning rate, what each step takes off a weight's every unit.
+        lr: the learning rate of the next steps; may be changed between them.
+    """
+
+    def __init__(
+        self, parameters: Sequence[nn.Parameter], weight_decay: float, lr: float = 1e-3
+    ) -> None:
+        self.parameters, self.weight_decay, self.lr = list(parameters), weight_decay, lr
+        self._mean = [torch.zeros_like(p) for p in self.parameters]
+        self._square = [torch.zeros_like(p) for p in self.parameters]
+        self._steps = [torch.zeros(()) for _ in self.parameters]
+
+    def zero_grad(self) -> None:
+        for parameter in self.parameters:
+            parameter.grad = None
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Take a step down the gradients that the parameters have."""
+        each = zip(self.parameters, self._mean, self._square, self._steps, strict=True)
+        moved = [(p, p.grad, *of) for p, *of in each if p.grad is not None]
+        if not moved:
+            return
+        parameters, gradients, means, squares, steps = (list(of) for of in zip(*moved, strict=True))
+        torch._foreach_add_(steps, 1)
+        torch._fused_adamw_(
+            parameters,
+            gradients,
+            means,
+            squares,
+            [],
+            steps,
+            lr=self.lr,
+            beta1=0.9,
+            beta2=0.999,
+            weight_decay=self.weight_decay,
+            eps=1e-8,
+            amsgrad=False,
+            maximize=False,
+        )
+
+
 def train_tail(
     classifier: SequenceClassifier,
     store: ActivationStore,
@@ -109,25 +159,19 @@ def train_tail(
     generator: torch.Generator,
     progress: Progress,
 ) -> History:
-    """Train ``classifier``'s tail in place with AdamW (Loshchilov & Hutter 2019).
+    """Train ``classifier``'s tail in place with AdamW.
 
     ``store`` holds the activations of both parts. Where the settings say so and there is a
     validation part, the weights of the epoch with the lowest validation loss are put back.
     """
-    optimizer = torch.optim.AdamW(
-        classifier.trainable_parameters(),
-        lr=settings.learning_rate,
-        weight_decay=settings.weight_decay,
-        fused=True,
-    )
+    optimizer = AdamW(classifier.trainable_parameters(), settings.weight_decay)
     watch = _Watch(classifier, store, train, validation, settings)
     steps = settings.epochs * _steps_per_epoch(len(train), settings)
     step = 0
     with progress.task("training", steps, "steps") as advance:
         for epoch in range(settings.epochs):
             for rows in _batches(len(train), settings, generator):
-                for group in optimizer.param_groups:
-                    group["lr"] = settings.learning_rate * learning_rate_at(step, steps, settings)
+                optimizer.lr = settings.learning_rate * learning_rate_at(step, steps, settings)
                 training_step(classifier, store, train.take(rows), optimizer)
                 watch.examples_seen += len(rows)
                 if step % settings.eval_steps == 0:
@@ -144,12 +188,12 @@ def training_step(
     classifier: SequenceClassifier,
     store: ActivationStore,
     batch: Encoded,
-    optimizer: torch.optim.Optimizer,
+    optimizer: AdamW | torch.optim.Optimizer,
 ) -> float:
     """One step; the loss before it."""
     hidden, lengths = states_of(classifier, batch.sequences, store)
     loss = cross_entropy(classifier.tail(hidden, lengths), batch)
-    optimizer.zero_grad(set_to_none=True)
+    optimizer.zero_grad()
     loss.backward()
     optimizer.step()
     return loss.item()

@@ -136,38 +136,52 @@ class Attention(nn.Module):
         )
         return self.out(y.transpose(1, 2).flatten(2))
 
-    def forward_at(self, x: Tensor, position: Tensor, rotary: RotaryTables | None) -> Tensor:
-        """(B, T, C), (B,) -> (B, C): what ``forward`` gives at one position of each text.
+    def forward_at(
+        self,
+        here: Tensor,
+        read: Tensor,
+        seen: Tensor,
+        position: Tensor,
+        rotary: RotaryTables | None,
+    ) -> Tensor:
+        """What ``forward`` gives at one position of each of B texts, (B, C).
 
-        Keys and values are computed for every token, the query and the output projection for
-        the asked one alone.
+        Keys and values are computed for the tokens that are seen from there, N in all, the query
+        and the output projection for the asked ones alone.
+
+        Args:
+            here: the inputs at the asked positions, (B, C).
+            read: the inputs of the tokens that are seen, text by text, (N, C).
+            seen: which these are, (B, T), bool; see ``sees_from``.
+            position: the asked positions, (B,).
+            rotary: tables for T positions, if any.
         """
         q_width = self.heads * self.head_dim
         weight, bias = self.qkv.weight, self.qkv.bias
         q_bias, kv_bias = (None, None) if bias is None else (bias[:q_width], bias[q_width:])
-        rows = torch.arange(x.shape[0], device=x.device)
-        q = F.linear(x[rows, position], weight[:q_width], q_bias)
+        q = F.linear(here, weight[:q_width], q_bias)
         q = q.unflatten(-1, (self.heads, self.head_dim))  # (B, H, D)
-        kv = F.linear(x, weight[q_width:], kv_bias).unflatten(-1, (-1, self.head_dim))
-        k, v = kv.chunk(2, dim=2)  # (B, T, K, D)
+        kv = F.linear(read, weight[q_width:], kv_bias).unflatten(-1, (-1, self.head_dim))
+        k, v = kv.chunk(2, dim=1)  # (N, K, D)
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         if rotary is not None:
-            cos, sin = rotary
-            q = rotate(q, cos[position].unsqueeze(1), sin[position].unsqueeze(1))
-            k = rotate(k, cos.unsqueeze(1), sin.unsqueeze(1))
+            cos, sin = (table.unsqueeze(1) for table in rotary)
+            column = seen.nonzero()[:, 1]
+            q, k = rotate(q, cos[position], sin[position]), rotate(k, cos[column], sin[column])
+        padded = read.new_zeros(*seen.shape, *kv.shape[1:])  # (B, T, 2K, D)
+        padded[seen] = torch.cat((k, v), 1)
+        k, v = padded.transpose(1, 2).chunk(2, dim=1)  # (B, K, T, D)
         # The query heads that share a key head stand as that head's queries: (B, K, H/K, D).
         q = q.unflatten(1, (self.kv_heads, -1))
-        column = torch.arange(x.shape[1], device=x.device)
-        seen = self._sees(position[:, None], column)  # (B, T)
         y = F.scaled_dot_product_attention(
-            q,
-            k.transpose(1, 2),
-            v.transpose(1, 2),
-            attn_mask=seen[:, None, None, :],
-            scale=self.scale,
+            q, k, v, attn_mask=seen[:, None, None, :], scale=self.scale
         )
         return self.out(y.flatten(1))
+
+    def sees_from(self, position: Tensor, length: int) -> Tensor:
+        """Which of ``length`` tokens one position of each text sees: (B,) -> (B, T), bool."""
+        return self._sees(position[:, None], torch.arange(length, device=position.device))
 
     def _window_mask(self, length: int, device: torch.device) -> Tensor | None:
         """(T, T), true where seen; None where a window changes nothing."""
@@ -224,8 +238,13 @@ class Block(nn.Module):
         return x + self.mlp_post_norm(self.mlp(self.mlp_norm(x)))
 
     def forward_at(self, x: Tensor, position: Tensor, rotary: RotaryTables | None) -> Tensor:
-        """(B, T, C), (B,) -> (B, C): the block's output at one position of each text."""
-        rows = torch.arange(x.shape[0], device=x.device)
-        attended = self.attn.forward_at(self.attn_norm(x), position, rotary)
-        here = x[rows, position] + self.attn_post_norm(attended)
+        """(B, T, C), (B,) -> (B, C): the block's output at one position of each text.
+
+        What is not seen from there, padding for one, costs nothing.
+        """
+        here = x[torch.arange(x.shape[0], device=x.device), position]
+        seen = self.attn.sees_from(position, x.shape[1])
+        read = self.attn_norm(x[seen])
+        attended = self.attn.forward_at(self.attn_norm(here), read, seen, position, rotary)
+        here = here + self.attn_post_norm(attended)
         return here + self.mlp_post_norm(self.mlp(self.mlp_norm(here)))
