@@ -20,7 +20,7 @@ import torch
 from lastblock import recipe
 from lastblock.activations import open_store
 from lastblock.classifier import make_classifier
-from lastblock.config import DEFAULT_MODEL, ModelConfig, Settings, TrainConfig
+from lastblock.config import DEFAULT_MODEL, DType, ModelConfig, Pooling, Settings, TrainConfig
 from lastblock.data.balance import undersample
 from lastblock.data.catalog import load_examples
 from lastblock.data.examples import Examples
@@ -41,6 +41,24 @@ def new_model(folder: Path, settings: Settings) -> TextModel:
     return TextModel(tokenizer, classifier, ["ham", "spam"], settings)
 
 
+def settings_for(
+    files: hub.PretrainedFiles,
+    train: Examples,
+    pooling: Pooling,
+    seed: int,
+    rate: float,
+    dtype: DType = "auto",
+) -> Settings:
+    """Every setting of the book's procedure on these training texts."""
+    lengths = [
+        len(ids) for ids in Tokenizer.from_pretrained(files.folder).encode_batch(train.texts)
+    ]
+    model = ModelConfig(pooling=pooling, dtype=dtype)
+    wanted = TrainConfig(recipe="chapter6", seed=seed, learning_rate=rate)
+    shape = loading.read_config(files.folder)
+    return recipe.resolve(model, wanted, shape, lengths, rate, prompt_tokens=0)
+
+
 def accuracies(
     files: hub.PretrainedFiles, parts: list[Examples], settings: Settings
 ) -> list[float]:
@@ -48,8 +66,9 @@ def accuracies(
     generator = seed_everything(settings.seed)
     model = new_model(files.folder, settings)
     store = open_store(model.classifier.prefix_facts(), files, None)
+    second = max(parts[0].labels)
     encoded = [
-        Encoded(model.encode(p.texts), np.array([label == "spam" for label in p.labels], np.int64))
+        Encoded(model.encode(p.texts), np.array([label == second for label in p.labels], np.int64))
         for p in parts
     ]
     for part in encoded:
@@ -60,6 +79,7 @@ def accuracies(
 
 
 def main() -> None:
+    """Measure and print, a line a run."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[123])
     parser.add_argument("--rates", type=float, nargs="+")
@@ -67,9 +87,8 @@ def main() -> None:
     parser.add_argument("--dtypes", nargs="+", default=["auto"])
     options = parser.parse_args()
     files = hub.resolve(DEFAULT_MODEL)
-    shape = loading.read_config(files.folder)
-    tokenizer = Tokenizer.from_pretrained(files.folder)
-    rates = options.rates or [catalog.learning_rate(DEFAULT_MODEL, shape.model_type)]
+    kind = loading.read_config(files.folder).model_type
+    rates = options.rates or [catalog.learning_rate(DEFAULT_MODEL, kind)]
     messages = load_examples("sms-spam")
     print("| dtype | pooling | seed | rate | train | validation | test |")
     print("|---|---|---:|---:|---:|---:|---:|")
@@ -77,11 +96,8 @@ def main() -> None:
         balanced = messages.take(undersample(messages.labels, seed=seed))
         split = shuffled_split(len(balanced), seed=seed)
         parts = [balanced.take(rows) for rows in (split.train, split.validation, split.test)]
-        lengths = [len(ids) for ids in tokenizer.encode_batch(parts[0].texts)]
         for dtype, pooling, rate in itertools.product(options.dtypes, options.pooling, rates):
-            model = ModelConfig(pooling=pooling, dtype=dtype)
-            train = TrainConfig(recipe="chapter6", seed=seed, learning_rate=rate)
-            settings = recipe.resolve(model, train, shape, lengths, rate, prompt_tokens=0)
+            settings = settings_for(files, parts[0], pooling, seed, rate, dtype)
             cells = " | ".join(f"{score:.4f}" for score in accuracies(files, parts, settings))
             print(f"| {settings.dtype} | {pooling} | {seed} | {rate:g} | {cells} |", flush=True)
 

@@ -7,7 +7,9 @@ import torch
 from tiny import messages, random_decoder, random_part
 
 from lastblock.classifier import SequenceClassifier
+from lastblock.config import Precision
 from lastblock.data.examples import Examples
+from lastblock.decoder import hub
 
 FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
 
@@ -63,6 +65,32 @@ def test_int8_is_compared_with_float32(pretrained: Path) -> None:
     found = precision.compare(drawn, test, 1, model=str(pretrained), depth=2, epochs=1)
     assert 0 <= found["moved_median"] < 0.1
     assert found["times_faster"] > 0
+
+
+def test_choosing_the_depth_is_set_against_a_depth_that_is_given(pretrained: Path) -> None:
+    import choosing
+
+    texts, labels = messages(60)
+    found = choosing.measure(texts, labels, 1, model=str(pretrained), epochs=1)
+    ratio = found["chosen_seconds"] / found["given_seconds"]
+    assert found["choosing_adds"] == pytest.approx(ratio - 1)
+    assert found["depth"] >= 1
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+def test_the_book_s_procedure_is_run_by_seed_and_rate(
+    pretrained: Path, dtype: Precision, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import chapter6
+
+    monkeypatch.setenv("LASTBLOCK_CACHE", str(tmp_path))
+    parts = [Examples(*messages(n, seed=n), "made up") for n in (40, 10, 10)]
+    files = hub.resolve(str(pretrained))
+    settings = chapter6.settings_for(files, parts[0], "padded", 1, 1e-3, dtype)
+    assert settings.dtype == dtype
+    scores = chapter6.accuracies(files, parts, settings)
+    assert len(scores) == 3
+    assert all(0 <= score <= 1 for score in scores)
 
 
 def test_the_matrix_rate_counts_every_product() -> None:

@@ -117,8 +117,7 @@ def resolve(
             "the texts beside it, so activations could not be kept; add --pooling padded"
         )
     if chosen["dtype"] == "auto":
-        # The book's procedure is not rounded that far, and where all is trained nothing is frozen.
-        int8 = train.recipe == "auto" and chosen["train"] in ("head", "blocks")
+        int8 = chosen["train"] in ("head", "blocks")  # else nothing is frozen
         shape = decoder.intermediate_size, decoder.hidden_size
         chosen["dtype"] = fastest_precision(*shape, int8=int8)
     resolved = Settings(**chosen)  # type: ignore[arg-type]

@@ -69,6 +69,21 @@ def test_sums_are_those_of_integers(fast: bool, monkeypatch: pytest.MonkeyPatch)
     torch.testing.assert_close(rounded(x).double(), expected, rtol=1e-5, atol=1e-5)
 
 
+def test_a_weight_may_lie_in_memory_the_other_way_round() -> None:
+    """As GPT-2's do: they are stored (in, out)."""
+    linear, turned = (nn.Linear(96, 64) for _ in range(2))
+    turned.load_state_dict(linear.state_dict())
+    turned.weight.data = turned.weight.detach().T.contiguous().T
+    layers = [Int8Linear(96, 64, bias=True, factor=False, eps=None) for _ in range(2)]
+    for layer, of in zip(layers, (linear, turned), strict=True):
+        layer.round(of, torch.ones(96))
+    x = _inputs()
+    with torch.no_grad():
+        torch.testing.assert_close(layers[1](x), layers[0](x), rtol=0, atol=0)
+        error = (layers[1](x) - linear(x)).norm(dim=1) / linear(x).norm(dim=1)
+    assert error.median() < 0.02
+
+
 @pytest.mark.parametrize("offset", [0.0, 1.0])
 def test_a_norm_before_it_is_taken_in(offset: float) -> None:
     """As if the norm were there: a factor of a token's scale, and of each channel."""

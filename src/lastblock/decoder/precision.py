@@ -79,7 +79,8 @@ class Int8Linear(nn.Module):
         """Take in a layer's weight, for inputs whose channels are divided by ``smooth`` (in,)."""
         weight = linear.weight.float() * smooth
         self.scale = weight.abs().amax(1).clamp_min(_SMALLEST) / STEPS
-        self.weight = (weight / self.scale[:, None]).round_().to(torch.int8)
+        # GPT-2 stores its weights the other way round; oneDNN takes rows for granted.
+        self.weight = (weight / self.scale[:, None]).round_().to(torch.int8).contiguous()
         if self.bias is not None:
             self.bias = linear.bias.detach().to(torch.float32, copy=True)  # ``divide`` writes to it
 
