@@ -169,8 +169,12 @@ class Attention(nn.Module):
             cos, sin = (table.unsqueeze(1) for table in rotary)
             column = seen.nonzero()[:, 1]
             q, k = rotate(q, cos[position], sin[position]), rotate(k, cos[column], sin[column])
-        padded = read.new_zeros(*seen.shape, *kv.shape[1:])  # (B, T, 2K, D)
-        padded[seen] = torch.cat((k, v), 1)
+        kv = torch.cat((k, v), 1)
+        if len(read) == seen.numel():
+            padded = kv.unflatten(0, seen.shape)
+        else:
+            padded = kv.new_zeros(*seen.shape, *kv.shape[1:])  # (B, T, 2K, D)
+            padded[seen] = kv
         k, v = padded.transpose(1, 2).chunk(2, dim=1)  # (B, K, T, D)
         # The query heads that share a key head stand as that head's queries: (B, K, H/K, D).
         q = q.unflatten(1, (self.kv_heads, -1))
@@ -244,7 +248,9 @@ class Block(nn.Module):
         """
         here = x[torch.arange(x.shape[0], device=x.device), position]
         seen = self.attn.sees_from(position, x.shape[1])
-        read = self.attn_norm(x[seen])
-        attended = self.attn.forward_at(self.attn_norm(here), read, seen, position, rotary)
+        read = x.flatten(0, 1) if bool(seen.all()) else x[seen]
+        attended = self.attn.forward_at(
+            self.attn_norm(here), self.attn_norm(read), seen, position, rotary
+        )
         here = here + self.attn_post_norm(attended)
         return here + self.mlp_post_norm(self.mlp(self.mlp_norm(here)))
