@@ -38,8 +38,8 @@ def two_classifiers(**kwargs: object) -> list[SequenceClassifier]:
     return [first, second]
 
 
-def adamw(classifier: SequenceClassifier) -> torch.optim.AdamW:
-    return torch.optim.AdamW(classifier.trainable_parameters(), lr=1e-3, weight_decay=0.1)
+def adamw(classifier: SequenceClassifier) -> AdamW:
+    return AdamW(classifier.trainable_parameters(), weight_decay=0.1)
 
 
 @pytest.mark.parametrize("padded", [None, 40], ids=["auto", "chapter6"])
@@ -49,7 +49,8 @@ def test_caching_changes_nothing(padded: int | None, pooling: str, trainable_blo
     cached, plain = two_classifiers(pooling=pooling, trainable_blocks=trainable_blocks)
     part, store = random_part(8, padded), ActivationStore()
     store.fill(cached, part.sequences)
-    optimizers = adamw(cached), adamw(plain)
+    torch_s = torch.optim.AdamW(plain.trainable_parameters(), lr=1e-3, weight_decay=0.1)
+    optimizers = adamw(cached), torch_s
     for step in range(2):
         batch = part.take(np.arange(step * 4, step * 4 + 4))
         loss = training_step(cached, store, batch, optimizers[0])

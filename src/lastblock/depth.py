@@ -126,18 +126,18 @@ def choose_depth(
     summarised = {below for frozen in wanted for below in summary_depths(n_layers, frozen)}
     means: dict[int, Tensor] = {}
     progress = progress or Silent()
-    with progress.task("choosing depth", len(wanted), "depths") as advance:
+    with progress.task("choosing depth", wanted[-1], "blocks") as advance:
         for depth in wanted:
             for below in climb.up_to(depth):
                 if below in summarised:
                     means[below] = climb.pooled()[1]
+                advance(1)
             climb.record(pooled)
             at = 2 * len(curve.depths)
             here = [pooled[ids.tobytes()][at : at + 2] for ids in texts]
             features = torch.stack([torch.cat((mean, last)) for last, mean in here])
             probe = fit_probe(features, truth, counts, whole, means=features.shape[1] // 2)
             curve.add(depth, _accuracy(probe.out_of_fold, truth, counts))
-            advance(1)
             running[depth] = climb.states
             running = {d: x for d, x in running.items() if d in curve.in_the_running()}
     states.put({ids.tobytes(): torch.stack(pooled[ids.tobytes()]) for ids in unknown}, progress)

@@ -188,7 +188,7 @@ def training_step(
     classifier: SequenceClassifier,
     store: ActivationStore,
     batch: Encoded,
-    optimizer: AdamW | torch.optim.Optimizer,
+    optimizer: AdamW,
 ) -> float:
     """One step; the loss before it."""
     hidden, lengths = states_of(classifier, batch.sequences, store)

@@ -13,8 +13,9 @@ SHAPES = {
 }
 
 
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
 @pytest.mark.parametrize("shape", ["tiny", pytest.param("124M", marks=pytest.mark.slow)])
-def test_every_step_goes_through(shape, reference, tmp_path):
+def test_every_step_goes_through(shape, dtype, reference, tmp_path):
     """Weights are random, so nothing is claimed of accuracy."""
     reference("gpt2", **SHAPES[shape]).save_pretrained(tmp_path / "gpt2")
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -23,7 +24,7 @@ def test_every_step_goes_through(shape, reference, tmp_path):
     texts = [f"call now to win {i}" if i % 2 else f"are you home {i}?" for i in range(40)]
     labels = ["spam" if i % 2 else "ham" for i in range(40)]
 
-    model = TextClassifier(str(tmp_path / "gpt2"), recipe="chapter6", epochs=1)
+    model = TextClassifier(str(tmp_path / "gpt2"), recipe="chapter6", epochs=1, dtype=dtype)
     model.fit(texts, labels)
     settings = model.model_.settings
     assert (settings.learning_rate, settings.pooling) == (5e-5, "padded")
