@@ -8,6 +8,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from lastblock.decoder import layers
 from lastblock.decoder.config import FAMILIES
 from lastblock.decoder.loading import load_decoder
 
@@ -20,10 +21,12 @@ def _ours(model, depth=None):
         return load_decoder(Path(folder), depth=depth).eval()
 
 
+@pytest.mark.parametrize("short", [0, layers.SHORT], ids=["long", "short"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_hidden_states_equal_at_every_block_and_length(
-    family, reference, hidden_states, relative_error
+    family, short, reference, hidden_states, relative_error, monkeypatch
 ):
+    monkeypatch.setattr(layers, "SHORT", short)  # whichever way attention is computed
     model = reference(family)
     ours = _ours(model)
     for length in LENGTHS:

@@ -31,6 +31,8 @@ from torch.nn import functional as F
 from lastblock.decoder.config import DecoderConfig, Rope
 
 RotaryTables = tuple[Tensor, Tensor]  # cos and sin, each (T, D)
+# Up to so many tokens, attention is faster as two plain products than in torch's fused one.
+SHORT = 64
 
 
 class RMSNorm(nn.Module):
@@ -117,24 +119,42 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, rotary: RotaryTables | None) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
         heads = self.qkv(x).unflatten(-1, (-1, self.head_dim))  # (B, T, H + 2K, D)
-        q, k, v = heads.split([self.heads, self.kv_heads, self.kv_heads], dim=2)
+        qk, v = heads.split([self.heads + self.kv_heads, self.kv_heads], dim=2)
         if self.q_norm is not None and self.k_norm is not None:
-            q, k = self.q_norm(q), self.k_norm(k)
+            q, k = qk.split([self.heads, self.kv_heads], dim=2)
+            qk = torch.cat((self.q_norm(q), self.k_norm(k)), dim=2)
         if rotary is not None:
             cos, sin = (table.unsqueeze(1) for table in rotary)  # (T, 1, D), for every head
-            q, k = rotate(q, cos, sin), rotate(k, cos, sin)
-        q, k, v = (part.transpose(1, 2) for part in (q, k, v))  # (B, H or K, T, D)
-        mask = self._window_mask(x.shape[1], x.device)
+            qk = rotate(qk, cos, sin)
+        q, k = qk.split([self.heads, self.kv_heads], dim=2)
+        short = x.shape[1] <= SHORT and x.dtype == torch.float32
+        return self.out(self._attend_short(q, k, v) if short else self._attend(q, k, v))
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Queries (B, T, H, D), keys and values (B, T, K, D) -> (B, T, H * D)."""
+        mask = self._window_mask(q.shape[1], q.device)
         y = F.scaled_dot_product_attention(
-            q,
-            k,
-            v,
+            *(part.transpose(1, 2) for part in (q, k, v)),
             attn_mask=mask,
             is_causal=self.causal and mask is None,
             scale=self.scale,
             enable_gqa=self.heads != self.kv_heads,
         )
-        return self.out(y.transpose(1, 2).flatten(2))
+        return y.transpose(1, 2).flatten(2)
+
+    def _attend_short(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """The same for few tokens: all scores at once, the heads of a key head in one product."""
+        batch, length = q.shape[:2]
+        shared = self.heads // self.kv_heads
+        at = torch.arange(length, device=q.device)
+        hidden = torch.zeros(length, length, dtype=q.dtype, device=q.device)
+        hidden.masked_fill_(~self._sees(at[:, None], at), -torch.inf)
+        q = q.unflatten(2, (self.kv_heads, shared)).permute(0, 2, 3, 1, 4)  # (B, K, H/K, T, D)
+        q = q.reshape(batch * self.kv_heads, shared * length, self.head_dim)
+        k, v = (part.transpose(1, 2).flatten(0, 1) for part in (k, v))  # (B * K, T, D)
+        scores = torch.baddbmm(hidden.repeat(shared, 1), q, k.transpose(1, 2), alpha=self.scale)
+        y = torch.bmm(scores.softmax(-1), v).view(batch, self.kv_heads, shared, length, -1)
+        return y.permute(0, 3, 1, 2, 4).flatten(2)
 
     def forward_at(
         self,
