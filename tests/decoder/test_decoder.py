@@ -74,6 +74,24 @@ def test_one_position_of_a_block_equals_the_whole_block_there(family, reference,
             assert relative_error(block.forward_at(x, position, ours.rotary(i, x)), whole) < 1e-5
 
 
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("rows", [(1,), (9,), (3, 11), (48,), (7, 7)])
+def test_linear_and_its_gradients_equal_torchs_in_float64(rows, bias, relative_error):
+    x, weight = torch.randn(*rows, 24), torch.randn(20, 24)
+    given = [x, weight, *([torch.randn(20)] if bias else [])]
+    into = torch.randn(*rows, 20)
+
+    def results(function, dtype):
+        leaves = [part.to(dtype).requires_grad_() for part in given]
+        y = function(*leaves, *([] if bias else [None]))
+        return [y.detach(), *torch.autograd.grad((y * into.to(dtype)).sum(), leaves)]
+
+    exact = results(torch.nn.functional.linear, torch.double)
+    for mine, reference in zip(results(layers.linear, torch.float), exact, strict=True):
+        assert mine.shape == reference.shape
+        assert relative_error(mine, reference) < 1e-5
+
+
 @st.composite
 def _heads(draw):
     kv_heads = draw(st.sampled_from([1, 2, 3]))
