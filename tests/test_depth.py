@@ -108,6 +108,21 @@ def test_many_texts_choose_for_themselves_and_a_few_hardly() -> None:
     assert "after block 22 it is right in 68.0% of 40 training texts" in few.reason()
 
 
+def test_where_nearly_all_is_right_the_lowest_depth_that_does_as_well_is_chosen() -> None:
+    flat = dict(zip(range(12, 25, 2), [0.94, 0.97, 0.97, 0.97, 0.96, 0.97, 0.97], strict=True))
+    easy, hard = Curve(512, 30), Curve(512, 30)
+    for depth, value in flat.items():
+        easy.add(depth, value)
+        hard.add(depth, value - 0.2)
+    assert easy.chosen() == 16  # below it, smoothed, fewer are right
+    assert set(easy.in_the_running()) >= {16, 18, 22}
+    assert easy.reason().startswith(
+        "After block 16 a linear probe tells the classes apart as well as after block 22, for less "
+        "time; it is right in 97.0% of 512 training texts"
+    )
+    assert hard.chosen() == 22
+
+
 def test_what_is_chosen_is_always_in_the_running() -> None:
     rng = np.random.default_rng(torch.randint(0, 2**31, ()).item())
     for n in (10, 100, 10_000):

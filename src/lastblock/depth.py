@@ -40,6 +40,9 @@ LOWEST, HIGHEST, STEPS = 2 / 5, 4 / 5, 15
 # The share that serves most sets best: a few texts cannot say otherwise. For every quarter of the
 # decoder that a depth is away from it, it has to be so many standard errors better.
 USUAL, AWAY = 11 / 15, 2.0
+# From this standard error down (accuracies of 0.95 and more, mostly) a lower depth is taken if it
+# does as well: what could be lost is less than this, and every block costs time at each text.
+CERTAIN = 0.01
 # Depths for the mean states that the classifier's own probe sees, as shares of the decoder.
 SUMMARY = (1 / 4, 1 / 2)
 
@@ -209,7 +212,8 @@ class Curve:
 
     A depth's accuracy is smoothed with its neighbours', and lowered the more the further it is
     from the usual depth, in standard errors: many texts choose for themselves, a few hardly.
-    Chosen is the best then; in the running are those within a standard error of it.
+    Chosen is the best then, or where the standard error is at most ``CERTAIN`` the lowest that does
+    as well. In the running are those within a standard error of the best, lowered or not.
     """
 
     def __init__(
@@ -244,18 +248,36 @@ class Curve:
         return {depth: smooth - each * abs(depth - self.usual) for depth, smooth in pairs}
 
     def in_the_running(self) -> list[int]:
-        scores = self._scores()
+        scores, smooth = self._scores(), self.smoothed()
         least = max(scores.values()) - self.standard_error
-        return [depth for depth, score in scores.items() if score >= least]
+        as_good = smooth[self.depths.index(self._best())] - self.standard_error
+        pairs = zip(scores.items(), smooth, strict=True)
+        return [depth for (depth, score), right in pairs if score >= least or right >= as_good]
 
     def chosen(self) -> int:
+        return self._as_good()[0]
+
+    def _best(self) -> int:
         scores = self._scores()
         return max(scores, key=lambda depth: scores[depth])
+
+    def _as_good(self) -> list[int]:
+        """The best depth, and before it those that do as well, where that is certain enough."""
+        best = self._best()
+        if self.standard_error > CERTAIN:
+            return [best]
+        smooth = dict(zip(self.depths, self.smoothed(), strict=True))
+        return [d for d in self.depths if d == best or (d < best and smooth[d] >= smooth[best])]
 
     def reason(self) -> str:
         chosen, smooth = self.chosen(), self.smoothed()
         at, best = self.depths.index(chosen), max(smooth)
-        if smooth[at] == best:
+        if chosen != self._best():
+            why = (
+                f"After block {chosen} a linear probe tells the classes apart as well as after "
+                f"block {self._best()}, for less time; {self.what}"
+            )
+        elif smooth[at] == best:
             why = f"After block {chosen} a linear probe tells the classes apart best; {self.what}"
         else:
             other = self.depths[smooth.index(best)]
