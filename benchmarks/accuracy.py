@@ -64,9 +64,9 @@ def draw(examples: Examples, seed: int, *, per_class: int = 0, total: int = 0) -
     if total:
         return examples.take(order[:total])
     taken: Counter[object] = Counter()
-    rows = []
+    rows, label_sets = [], examples.label_sets
     for row in order:
-        labels = examples.label_sets[row]
+        labels = label_sets[row]
         if any(taken[label] < per_class for label in labels):
             taken.update(labels)
             rows.append(row)
