@@ -11,6 +11,7 @@ from lastblock.depth import (
     Choice,
     Curve,
     _equally_weighted,
+    _most_frequent,
     candidates,
     choose_depth,
     sample,
@@ -121,6 +122,23 @@ def test_where_nearly_all_is_right_the_lowest_depth_that_does_as_well_is_chosen(
         "time; it is right in 97.0% of 512 training texts"
     )
     assert hard.chosen() == 22
+
+
+def test_always_saying_the_most_frequent_class_is_no_reason_to_stop_early() -> None:
+    for accuracy, base in ((0.97, 0.97), (0.03, 0.02)):  # a rare class, and nothing learnt at all
+        curve = Curve(512, 30, base=base)
+        for depth in range(12, 25, 2):
+            curve.add(depth, accuracy)
+        assert curve.standard_error < 0.01
+        assert curve.chosen() == 22
+
+
+def test_the_most_frequent_class_counts_by_weight() -> None:
+    numbers = torch.tensor([0, 0, 0, 1, 2])
+    assert _most_frequent(numbers, None) == pytest.approx(0.6)
+    assert _most_frequent(numbers, torch.tensor([1.0, 1, 1, 5, 1])) == pytest.approx(5 / 9)
+    several = torch.tensor([[True, False], [True, True], [False, True], [False, True]])
+    assert _most_frequent(several, None) == pytest.approx(0.75)
 
 
 def test_what_is_chosen_is_always_in_the_running() -> None:

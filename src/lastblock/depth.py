@@ -43,6 +43,9 @@ USUAL, AWAY = 11 / 15, 2.0
 # From this standard error down (accuracies of 0.95 and more, mostly) a lower depth is taken if it
 # does as well: what could be lost is less than this, and every block costs time at each text.
 CERTAIN = 0.01
+# That holds where the probe has learnt the classes: it must leave no more than this share of what
+# always saying the most frequent one gets wrong. With a rare class that alone is nearly always right.
+UNLEARNT = 0.2
 # Depths for the mean states that the classifier's own probe sees, as shares of the decoder.
 SUMMARY = (1 / 4, 1 / 2)
 
@@ -123,7 +126,8 @@ def choose_depth(
     unknown = [ids for ids in texts if ids.tobytes() not in known]
     climb = _Climb(decoder, unknown)
     alike = len(texts) if counts is None else _equally_weighted(counts)
-    curve = Curve(len(texts), n_layers, several=targets.dim() == 2, alike=alike)
+    several, base = targets.dim() == 2, _most_frequent(truth, counts)
+    curve = Curve(len(texts), n_layers, several=several, alike=alike, base=base)
     pooled: dict[bytes, list[Tensor]] = {key: [*rows.float()] for key, rows in known.items()}
     running: dict[int, list[Tensor]] = {}
     summarised = {below for frozen in wanted for below in summary_depths(n_layers, frozen)}
@@ -193,6 +197,14 @@ def _accuracy(logits: Tensor, targets: Tensor, weights: Tensor | None) -> float:
     return float((counts * right).sum() / counts.sum())
 
 
+def _most_frequent(targets: Tensor, weights: Tensor | None) -> float:
+    """The accuracy, as ``_accuracy`` has it, of always giving the most frequent class or label."""
+    several = targets.dim() == 2
+    classes = targets.shape[1] if several else int(targets.max()) + 1
+    says = torch.eye(classes)
+    return max(_accuracy(says[[i] * len(targets)], targets, weights) for i in range(classes))
+
+
 def _weighty(weights: Tensor) -> list[int]:
     """Rows that count at all, by weights (n,) or (n, k); the others have no say in anything."""
     counts = weights if weights.dim() == 1 else weights.amax(1)
@@ -213,15 +225,22 @@ class Curve:
     A depth's accuracy is smoothed with its neighbours', and lowered the more the further it is
     from the usual depth, in standard errors: many texts choose for themselves, a few hardly.
     Chosen is the best then, or where the standard error is at most ``CERTAIN`` the lowest that does
-    as well. In the running are those within a standard error of the best, lowered or not.
+    as well, if it does much better than always saying the most frequent class, which ``base`` of
+    the texts have. In the running are those within a standard error of the best, lowered or not.
     """
 
     def __init__(
-        self, n: int, n_layers: int, several: bool = False, alike: float | None = None
+        self,
+        n: int,
+        n_layers: int,
+        several: bool = False,
+        alike: float | None = None,
+        base: float = 0.0,
     ) -> None:
         self.n = n
         self.usual, self.quarter = USUAL * n_layers, n_layers / 4
         self.alike = n if alike is None else alike
+        self.base = base
         self.what = "its likeliest label" if several else "it"
         self.depths: list[int] = []
         self.accuracy: list[float] = []
@@ -264,7 +283,8 @@ class Curve:
     def _as_good(self) -> list[int]:
         """The best depth, and before it those that do as well, where that is certain enough."""
         best = self._best()
-        if self.standard_error > CERTAIN:
+        learnt = 1 - max(self.smoothed()) <= UNLEARNT * (1 - self.base)
+        if self.standard_error > CERTAIN or not learnt:
             return [best]
         smooth = dict(zip(self.depths, self.smoothed(), strict=True))
         return [d for d in self.depths if d == best or (d < best and smooth[d] >= smooth[best])]

@@ -52,33 +52,17 @@ class RMSNorm(nn.Module):
         return F.rms_norm(x.float(), weight.shape, weight, self.eps).to(x.dtype)
 
 
-class _FewRows(torch.autograd.Function):
-    """x W^T computed as (W x^T)^T, for which MKL has a kernel up to three times as fast.
-
-    Backwards it is the plain way round that is the fast one.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        return torch.mm(weight, x.t()).t()
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        x, weight = ctx.saved_tensors
-        for_x, for_weight = ctx.needs_input_grad
-        return (
-            gradient @ weight if for_x else None,
-            gradient.t() @ x if for_weight else None,
-        )
-
-
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """``F.linear``: x (..., in), weight (out, in), bias (out,) -> (..., out)."""
+    """``F.linear``: x (..., in), weight (out, in), bias (out,) -> (..., out).
+
+    A few rows of float32 are multiplied as (W x^T)^T, for which MKL has a kernel up to three times
+    as fast; not where the weight is stored the other way round, as GPT-2's are.
+    """
     rows = x.numel() // x.shape[-1]
-    if rows not in FEW_ROWS or x.dtype != torch.float32:
+    few = rows in FEW_ROWS and x.dtype == torch.float32
+    if not few or not weight.is_contiguous():
         return F.linear(x, weight, bias)
-    y: Tensor = _FewRows.apply(x.reshape(rows, -1), weight)  # type: ignore[no-untyped-call]
+    y = torch.mm(weight, x.reshape(rows, -1).t()).t()
     return (y if bias is None else y + bias).unflatten(0, x.shape[:-1])
 
 
@@ -158,7 +142,8 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, rotary: RotaryTables | None) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
-        heads = self.qkv(x).unflatten(-1, (-1, self.head_dim))  # (B, T, H + 2K, D)
+        heads = self.qkv(x).contiguous()  # else attention falls back to a slower kernel
+        heads = heads.unflatten(-1, (-1, self.head_dim))  # (B, T, H + 2K, D)
         qk, v = heads.split([self.heads + self.kv_heads, self.kv_heads], dim=2)
         if self.q_norm is not None and self.k_norm is not None:
             q, k = qk.split([self.heads, self.kv_heads], dim=2)
@@ -196,7 +181,9 @@ class Attention(nn.Module):
         q = q.reshape(batch * self.kv_heads, shared * length, self.head_dim)
         k, v = (part.transpose(1, 2).flatten(0, 1) for part in (k, v))  # (B * K, T, D)
         scores = torch.baddbmm(hidden.repeat(shared, 1), q, k.transpose(1, 2), alpha=self.scale)
-        y = torch.bmm(scores.softmax(-1), v).view(batch, self.kv_heads, shared, length, -1)
+        y = torch.bmm(scores.softmax(-1), v).view(
+            batch, self.kv_heads, shared, length, self.head_dim
+        )
         return y.permute(0, 3, 1, 2, 4).flatten(2)
 
     def forward_at(
@@ -227,7 +214,7 @@ class Attention(nn.Module):
         kv = linear(read, kv_weight, kv_bias)  # (N, 2 * K * D)
         if len(read) < seen.numel():
             rows = seen.flatten().nonzero()[:, 0]
-            kv = kv.new_zeros(seen.numel(), kv.shape[-1]).index_copy(0, rows, kv)
+            kv = kv.new_zeros(seen.numel(), kv.shape[-1]).index_copy_(0, rows, kv)
         kv = kv.reshape(*seen.shape, 2 * self.kv_heads, self.head_dim)
         k, v = kv.chunk(2, dim=2)  # (B, T, K, D)
         if self.q_norm is not None and self.k_norm is not None:
