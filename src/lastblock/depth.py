@@ -44,7 +44,7 @@ USUAL, AWAY = 11 / 15, 2.0
 # does as well: what could be lost is less than this, and every block costs time at each text.
 CERTAIN = 0.01
 # That holds where the probe has learnt the classes: it must leave no more than this share of what
-# always saying the most frequent one gets wrong. With a rare class that alone is nearly always right.
+# always saying the most frequent one gets wrong, which with a rare class is next to nothing.
 UNLEARNT = 0.2
 # Depths for the mean states that the classifier's own probe sees, as shares of the decoder.
 SUMMARY = (1 / 4, 1 / 2)
@@ -226,7 +226,8 @@ class Curve:
     from the usual depth, in standard errors: many texts choose for themselves, a few hardly.
     Chosen is the best then, or where the standard error is at most ``CERTAIN`` the lowest that does
     as well, if it does much better than always saying the most frequent class, which ``base`` of
-    the texts have. In the running are those within a standard error of the best, lowered or not.
+    the texts have. In the running are those within a standard error of the best, and those that
+    may yet be that lowest one.
     """
 
     def __init__(
@@ -268,10 +269,14 @@ class Curve:
 
     def in_the_running(self) -> list[int]:
         scores, smooth = self._scores(), self.smoothed()
-        least = max(scores.values()) - self.standard_error
-        as_good = smooth[self.depths.index(self._best())] - self.standard_error
-        pairs = zip(scores.items(), smooth, strict=True)
-        return [depth for (depth, score), right in pairs if score >= least or right >= as_good]
+        best, error = max(scores.values()), self.standard_error
+        kept = {depth for depth, score in scores.items() if score >= best - error}
+        if error <= CERTAIN:
+            # What is right more often than anything below it may be the lowest that does as well.
+            for i, depth in enumerate(self.depths):
+                if smooth[i] > max(smooth[:i], default=-1.0) and smooth[i] >= best - 2 * error:
+                    kept.add(depth)
+        return sorted(kept | {self.chosen()})
 
     def chosen(self) -> int:
         return self._as_good()[0]
