@@ -56,11 +56,10 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """``F.linear``: x (..., in), weight (out, in), bias (out,) -> (..., out).
 
     A few rows of float32 are multiplied as (W x^T)^T, for which MKL has a kernel up to three times
-    as fast; not where the weight is stored the other way round, as GPT-2's are.
+    as fast. However the weight lies in memory: a saved model must say the same to the bit.
     """
     rows = x.numel() // x.shape[-1]
-    few = rows in FEW_ROWS and x.dtype == torch.float32
-    if not few or not weight.is_contiguous():
+    if rows not in FEW_ROWS or x.dtype != torch.float32:
         return F.linear(x, weight, bias)
     y = torch.mm(weight, x.reshape(rows, -1).t()).t()
     return (y if bias is None else y + bias).unflatten(0, x.shape[:-1])
