@@ -44,7 +44,9 @@ def test_a_block_at_one_token_is_the_full_block_there(family: str) -> None:
 def test_full_attention_is_a_softmax_over_all_tokens(family: str) -> None:
     decoder = random_decoder(family)
     decoder.set_attention("full")
-    attn, x = decoder.blocks[0].attn, torch.randn(2, 9, 48)
+    attn, norm = decoder.blocks[0].attn, decoder.blocks[0].attn_norm
+    states = torch.randn(2, 9, 48)
+    x = norm(states)
     rotary = decoder.rotary(0, x)
     heads = attn.qkv(x).unflatten(-1, (-1, attn.head_dim))
     q, k, v = heads.split([attn.heads, attn.kv_heads, attn.kv_heads], dim=2)
@@ -62,7 +64,7 @@ def test_full_attention_is_a_softmax_over_all_tokens(family: str) -> None:
         torch.testing.assert_close(attn(x, rotary), attn.out(y), rtol=1e-4, atol=1e-4)
         at = torch.tensor([3, 8])
         seen = attn.sees_from(at, 9)
-        here = attn.forward_at(x[torch.arange(2), at], x[seen], seen, at, rotary)
+        here = attn.forward_at(x[torch.arange(2), at], states[seen], norm, seen, at, rotary)
         torch.testing.assert_close(here, attn.out(y)[torch.arange(2), at], rtol=1e-4, atol=1e-4)
 
 

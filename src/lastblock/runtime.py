@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, Literal, Protocol
 if TYPE_CHECKING:
     import torch
 
-# bfloat16 has to be this much faster before it is worth its rounding; well away from 1, so that
-# the same machine chooses the same dtype every time.
-WORTH_BFLOAT16 = 1.3
+Precision = Literal["float32", "bfloat16", "int8"]
+# A product has to be this much faster before it is worth its rounding; well away from 1, so that
+# the same machine chooses the same every time.
+WORTH_ROUNDING = 1.3
 
 
 class Progress(Protocol):
@@ -154,36 +155,48 @@ def has_int8_instructions() -> bool:
     return bool(torch.cpu._is_vnni_supported()) and hasattr(torch.ops.onednn, "qlinear_pointwise")
 
 
-def fastest_precision(
-    rows: int, columns: int, *, int8: bool
-) -> Literal["float32", "bfloat16", "int8"]:
-    """What to multiply a decoder's matrices of this shape in: bfloat16, int8 or float32.
+def fastest_precision(rows: int, columns: int, *, int8: bool) -> Precision:
+    """What to multiply a decoder's matrices of this shape in: float32, bfloat16 or int8.
 
-    bfloat16 where one product, timed in both, is faster than float32; else int8 where it is allowed
-    and the processor has instructions for it, which make a frozen pass half as fast again, scaling
-    and rounding included. Processors without bfloat16 instructions emulate them, many times slower
-    than float32; those for which torch's own library says so are not timed, since a busy machine's
-    times mean little.
+    One product is timed in each; what is less exact has to be ``WORTH_ROUNDING`` times faster. int8
+    only where it is allowed and the processor has instructions for it. Processors without bfloat16
+    instructions emulate them, many times slower than float32; where torch's own library says so
+    nothing is timed, since a busy machine's times mean little: there integers are faster.
     """
     import torch
 
-    if not torch.ops.mkldnn._is_mkldnn_bf16_supported() or not _bfloat16_pays(rows, columns):
-        return "int8" if int8 and has_int8_instructions() else "float32"
-    return "bfloat16"
+    int8 = int8 and has_int8_instructions()
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return "int8" if int8 else "float32"
+    seconds = _seconds_of_a_product(rows, columns, int8=int8)
+    chosen: Precision = "float32"
+    for precision in seconds:
+        if seconds[chosen] > WORTH_ROUNDING * seconds[precision]:
+            chosen = precision
+    return chosen
 
 
-def _bfloat16_pays(rows: int, columns: int) -> bool:
+def _seconds_of_a_product(rows: int, columns: int, *, int8: bool) -> dict[Precision, float]:
+    """How long one takes in each precision, the most exact first."""
     import torch
 
-    def seconds(dtype: torch.dtype) -> float:
-        x, weight = torch.randn(1024, columns).to(dtype), torch.randn(rows, columns).to(dtype)
+    def shortest(product: Callable[[], object]) -> float:
         taken = []
         for _ in range(4):
             start = time.perf_counter()
-            torch.nn.functional.linear(x, weight)
+            product()
             taken.append(time.perf_counter() - start)
         return min(taken[1:])
 
     with torch.inference_mode(), torch.random.fork_rng(devices=[]):
-        slow, fast = seconds(torch.float32), seconds(torch.bfloat16)
-    return slow > WORTH_BFLOAT16 * fast
+        linear, x = torch.nn.functional.linear, torch.randn(1024, columns)
+        weight = torch.randn(rows, columns)
+        half_x, half_weight = x.bfloat16(), weight.bfloat16()
+        seconds: dict[Precision, float] = {
+            "float32": shortest(lambda: linear(x, weight)),
+            "bfloat16": shortest(lambda: linear(half_x, half_weight)),
+        }
+        if int8:
+            whole_x, whole_weight = x.to(torch.int8), weight.t().to(torch.int8)
+            seconds["int8"] = shortest(lambda: torch._int_mm(whole_x, whole_weight))
+    return seconds

@@ -21,12 +21,17 @@ def _ours(model, depth=None):
         return load_decoder(Path(folder), depth=depth).eval()
 
 
-@pytest.mark.parametrize("short", [0, layers.SHORT], ids=["long", "short"])
+@pytest.mark.parametrize(
+    ("short", "queries"),
+    [(0, 1), (layers.SHORT, layers.QUERIES), (layers.SHORT, 5)],
+    ids=["fused", "by rows", "by few rows"],
+)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_hidden_states_equal_at_every_block_and_length(
-    family, short, reference, hidden_states, relative_error, monkeypatch
+    family, short, queries, reference, hidden_states, relative_error, monkeypatch
 ):
     monkeypatch.setattr(layers, "SHORT", short)  # whichever way attention is computed
+    monkeypatch.setattr(layers, "QUERIES", queries)
     model = reference(family)
     ours = _ours(model)
     for length in LENGTHS:

@@ -202,22 +202,47 @@ def test_int8_wants_a_sample() -> None:
 
 
 @pytest.mark.parametrize(
-    ("bfloat16", "instructions", "allowed", "chosen"),
+    ("bfloat16", "int8", "instructions", "allowed", "chosen"),
     [
-        (True, True, True, "bfloat16"),
-        (False, True, True, "int8"),
-        (False, True, False, "float32"),
-        (False, False, True, "float32"),
+        (0.5, 0.25, True, True, "int8"),
+        (0.5, 0.25, False, True, "bfloat16"),
+        (0.5, 0.25, True, False, "bfloat16"),
+        (0.25, 0.22, True, True, "bfloat16"),
+        (10.0, 0.25, True, True, "int8"),
+        (10.0, 0.25, True, False, "float32"),
+        (0.9, 0.9, True, True, "float32"),
     ],
 )
 def test_the_fastest_precision(
-    bfloat16: bool,
+    bfloat16: float,
+    int8: float,
     instructions: bool,
     allowed: bool,
     chosen: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    def seconds(rows: int, columns: int, *, int8: bool) -> dict[str, float]:
+        return {name: taken for name, taken in times.items() if int8 or name != "int8"}
+
+    times = {"float32": 1.0, "bfloat16": bfloat16, "int8": int8}
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
-    monkeypatch.setattr(runtime, "_bfloat16_pays", lambda rows, columns: bfloat16)
+    monkeypatch.setattr(runtime, "_seconds_of_a_product", seconds)
     monkeypatch.setattr(runtime, "has_int8_instructions", lambda: instructions)
     assert runtime.fastest_precision(64, 64, int8=allowed) == chosen
+
+
+@pytest.mark.parametrize("int8", [True, False])
+def test_without_bfloat16_instructions_nothing_is_timed(
+    int8: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    monkeypatch.setattr(runtime, "_seconds_of_a_product", None)
+    monkeypatch.setattr(runtime, "has_int8_instructions", lambda: True)
+    assert runtime.fastest_precision(64, 64, int8=int8) == ("int8" if int8 else "float32")
+
+
+def test_every_precision_is_timed() -> None:
+    allowed = runtime.has_int8_instructions()
+    seconds = runtime._seconds_of_a_product(64, 32, int8=allowed)
+    assert all(taken > 0 for taken in seconds.values())
+    assert [*seconds] == ["float32", "bfloat16", *(["int8"] if allowed else [])]

@@ -31,8 +31,9 @@ from torch.nn import functional as F
 from lastblock.decoder.config import DecoderConfig, Rope
 
 RotaryTables = tuple[Tensor, Tensor]  # cos and sin, each (T, D)
-# Up to so many tokens, attention of several texts is faster as two plain products than fused.
-SHORT = 64
+# Up to so many tokens, attention of several texts is faster as plain products than fused: those of
+# so many queries at a time.
+SHORT, QUERIES = 512, 32
 # How many rows of float32 are few, in ``linear``.
 FEW_ROWS = range(9, 49)
 
@@ -71,6 +72,23 @@ class Linear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out)."""
         return linear(x, self.weight, self.bias)
+
+
+def linear_of_norm(x: Tensor, norm: nn.Module, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """``linear`` of ``norm(x)``, with the norm's factors in the weight: (..., in) -> (..., out).
+
+    So nothing between ``x`` and the product is trained, and where ``x`` is frozen a training step
+    needs no gradient of the product's inputs, which is a third of its work.
+    """
+    weight = weight.contiguous()  # GPT-2's lies the other way until it has been saved
+    if isinstance(norm, nn.LayerNorm):
+        plain = F.layer_norm(x, norm.normalized_shape, eps=norm.eps)
+        # Not as a product of matrices: that depends, in the last bit, on where the weight lies.
+        shift = (weight * norm.bias).sum(1)
+        return linear(plain, weight * norm.weight, shift if bias is None else bias + shift)
+    assert isinstance(norm, RMSNorm)
+    plain = F.rms_norm(x, norm.weight.shape, eps=norm.eps)
+    return linear(plain, weight * (norm.weight + norm.offset), bias)
 
 
 def make_norm(config: DecoderConfig) -> nn.Module:
@@ -152,7 +170,7 @@ class Attention(nn.Module):
             qk = rotate(qk, cos, sin)
         q, k = qk.split([self.heads, self.kv_heads], dim=2)
         short = len(x) > 1 and x.shape[1] <= SHORT and x.dtype == torch.float32
-        return self.out(self._attend_short(q, k, v) if short else self._attend(q, k, v))
+        return self.out(self._attend_by_rows(q, k, v) if short else self._attend(q, k, v))
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Queries (B, T, H, D), keys and values (B, T, K, D) -> (B, T, H * D)."""
@@ -169,26 +187,35 @@ class Attention(nn.Module):
         )
         return y.transpose(1, 2).flatten(2)
 
-    def _attend_short(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """The same for few tokens: all scores at once, the heads of a key head in one product."""
+    def _attend_by_rows(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """The same, some queries at a time with no more keys than the last of them sees.
+
+        The heads of a key head stand in one product, as rows: a token's heads, then the next's.
+        """
         batch, length = q.shape[:2]
         shared = self.heads // self.kv_heads
         at = torch.arange(length, device=q.device)
         hidden = torch.zeros(length, length, dtype=q.dtype, device=q.device)
-        hidden.masked_fill_(~self._sees(at[:, None], at), -torch.inf)
-        q = q.unflatten(2, (self.kv_heads, shared)).permute(0, 2, 3, 1, 4)  # (B, K, H/K, T, D)
-        q = q.reshape(batch * self.kv_heads, shared * length, self.head_dim)
+        hidden = hidden.masked_fill_(~self._sees(at[:, None], at), -torch.inf)
+        hidden = hidden.repeat_interleave(shared, dim=0)
+        q = q.unflatten(2, (self.kv_heads, shared)).transpose(1, 2)  # (B, K, T, H/K, D)
+        q = q.reshape(batch * self.kv_heads, length * shared, self.head_dim)
         k, v = (part.transpose(1, 2).flatten(0, 1) for part in (k, v))  # (B * K, T, D)
-        scores = torch.baddbmm(hidden.repeat(shared, 1), q, k.transpose(1, 2), alpha=self.scale)
-        y = torch.bmm(scores.softmax(-1), v).view(
-            batch, self.kv_heads, shared, length, self.head_dim
-        )
-        return y.permute(0, 3, 1, 2, 4).flatten(2)
+        parts = []
+        for first in range(0, length, QUERIES):
+            last = min(first + QUERIES, length)
+            rows, seen = slice(first * shared, last * shared), last if self.causal else length
+            keys = k[:, :seen].transpose(1, 2)
+            scores = torch.baddbmm(hidden[rows, :seen], q[:, rows], keys, alpha=self.scale)
+            parts.append(torch.bmm(scores.softmax(-1), v[:, :seen]))
+        y = torch.cat(parts, dim=1).view(batch, self.kv_heads, length, shared, self.head_dim)
+        return y.transpose(1, 2).flatten(2)
 
     def forward_at(
         self,
         here: Tensor,
         read: Tensor,
+        norm: nn.Module,
         seen: Tensor,
         position: Tensor,
         rotary: RotaryTables | None,
@@ -200,7 +227,8 @@ class Attention(nn.Module):
 
         Args:
             here: the inputs at the asked positions, (B, C).
-            read: the inputs of the tokens that are seen, text by text, (N, C).
+            read: what becomes the inputs of the tokens that are seen, text by text, (N, C), by
+            norm: the norm before this layer.
             seen: which these are, (B, T), bool; see ``sees_from``.
             position: the asked positions, (B,).
             rotary: tables for T positions, if any.
@@ -210,7 +238,7 @@ class Attention(nn.Module):
         bias = self.qkv.bias
         q_bias, kv_bias = (None, None) if bias is None else bias.split(widths)
         q = linear(here, q_weight, q_bias).unflatten(-1, (-1, self.head_dim))  # (B, H, D)
-        kv = linear(read, kv_weight, kv_bias)  # (N, 2 * K * D)
+        kv = linear_of_norm(read, norm, kv_weight, kv_bias)  # (N, 2 * K * D)
         if len(read) < seen.numel():
             rows = seen.flatten().nonzero()[:, 0]
             kv = kv.new_zeros(seen.numel(), kv.shape[-1]).index_copy_(0, rows, kv)
@@ -296,7 +324,7 @@ class Block(nn.Module):
         seen = self.attn.sees_from(position, x.shape[1])
         read = x.flatten(0, 1) if bool(seen.all()) else x[seen]
         attended = self.attn.forward_at(
-            self.attn_norm(here), self.attn_norm(read), seen, position, rotary
+            self.attn_norm(here), read, self.attn_norm, seen, position, rotary
         )
         here = here + self.attn_post_norm(attended)
         return here + self.mlp_post_norm(self.mlp(self.mlp_norm(here)))
