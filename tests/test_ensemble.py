@@ -40,7 +40,7 @@ def test_logits_are_the_weighted_sum_of_both(validated: bool, weighted: bool) ->
         for parameter in classifier.trainable_parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
     alone = run_tail(classifier, train.sequences, store)
-    mixture = add_probe(classifier, store, train, validation, SETTINGS, untrained, Silent())
+    mixture, unseen = add_probe(classifier, store, train, validation, SETTINGS, untrained, Silent())
     summary = run_summary(classifier, train.sequences, store)
     weights = None if train.weights is None else torch.from_numpy(train.weights)
     probe = fit_probe(
@@ -51,6 +51,11 @@ def test_logits_are_the_weighted_sum_of_both(validated: bool, weighted: bool) ->
     torch.testing.assert_close(together, expected, rtol=1e-4, atol=1e-4)
     assert mixture.texts == (120 if validated else 40)
     assert (mixture.measured_on == "validation part") == validated
+    assert (unseen is None) == validated
+    if unseen is not None:  # the probe's part is known; the tails that make up the rest are not
+        rest = unseen - mixture.probe * probe.out_of_fold
+        assert unseen.shape == (40, 3)
+        assert bool((rest != 0).any()) == (mixture.tail > 0)
 
 
 def test_before_training_there_is_no_probe() -> None:

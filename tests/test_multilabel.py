@@ -20,6 +20,7 @@ from lastblock.config import DataConfig, ModelConfig, RepeatConfig, RunConfig, T
 from lastblock.data.split import folds, stratified_split
 from lastblock.errors import ConfigError, DataError
 from lastblock.finetune import FinetuneResult, evaluate_file
+from lastblock.runtime import Silent
 
 WORDS = {"food": ["dinner", "soup", "bread"], "work": ["BOSS", "DESK", "MEET"], "zoo": ["0", "1"]}
 SHARES = (0.5, 0.35, 0.15)
@@ -129,6 +130,24 @@ def test_weighted_texts_and_long_ones(pretrained: Path, long_text: str) -> None:
     classifier = tiny(pretrained, epochs=1, max_length=24, long_text=long_text)
     classifier.fit(texts, labels, sample_weight=np.arange(60))
     assert classifier.predict_proba(texts).shape == (60, 3)
+    assert len(classifier.model_.decision.thresholds or ()) == 3  # window by window or not
+
+
+def test_few_texts_choose_thresholds_in_turn(pretrained: Path) -> None:
+    texts, labels = notes(90)
+    classifier = tiny(pretrained, epochs=1).fit(texts, labels)
+    assert (classifier.mixture_ or {})["measured_on"].startswith("training part")
+    chosen = classifier.model_.decision.thresholds
+    assert chosen is not None
+    assert chosen != (0.5,) * 3
+    # With hardly a validation text the training texts still choose; with a hundred, these do.
+    few = tiny(pretrained, epochs=1).fit(texts, labels, validation=notes(60, seed=1))
+    assert (few.mixture_ or {})["measured_on"].startswith("training part")
+    said: list[str] = []
+    progress = Silent()
+    progress.say = said.append  # type: ignore[method-assign]
+    tiny(pretrained, epochs=1).fit(texts, labels, validation=notes(100, seed=1), progress=progress)
+    assert "on the 100 validation texts" in said[-1]
 
 
 def test_too_few_texts_to_choose_thresholds_by(pretrained: Path) -> None:
@@ -226,7 +245,7 @@ def test_what_was_found_and_chosen_is_said(run: tuple[FinetuneResult, list[str],
     assert any("';' joins several labels in" in line for line in lines)
     assert any("its likeliest label is right in" in line for line in lines)
     assert any(line.startswith("a label is given from a probability of") for line in lines)
-    assert any("precision" in line and "validation texts" in line for line in lines)
+    assert any("precision" in line and "had not learnt from it" in line for line in lines)
 
 
 def test_the_report_is_as_its_schema_says(

@@ -64,10 +64,12 @@ def add_probe(
     settings: Settings,
     untrained: dict[str, Tensor],
     progress: Progress,
-) -> Mixture:
+) -> tuple[Mixture, Tensor | None]:
     """Fit the probe, weigh it against the trained tail, and put both into ``classifier``.
 
-    ``store`` holds the activations of both parts; ``untrained`` is the tail before training.
+    ``store`` holds the activations of both parts; ``untrained`` is the tail before training. The
+    second result is what the two say together of each training text without having learnt from it,
+    logits (n, n_classes); None where they were weighed on the validation part.
     """
     summary = run_summary(classifier, train.sequences, store)
     probe = fit_probe(summary, *train.tensors(), train.of, means=classifier.probed_means)
@@ -85,7 +87,8 @@ def add_probe(
         judged, measured_on = train, f"training part ({FOLDS}-fold cross-validation)"
     tail, share = weigh(tail_says, probe_says, *judged.tensors())
     classifier.join(probe.weight, probe.bias, tail, share)
-    return Mixture(tail, share, len(judged), measured_on, probe.penalty)
+    mixture = Mixture(tail, share, len(judged), measured_on, probe.penalty)
+    return mixture, tail * tail_says + share * probe_says if judged is train else None
 
 
 def weigh(

@@ -43,7 +43,7 @@ from lastblock.depth import Choice, candidates, choose_depth
 from lastblock.ensemble import add_probe
 from lastblock.errors import ConfigError, DataError
 from lastblock.explanation import Explanations
-from lastblock.inference import TextModel, encode, in_windows
+from lastblock.inference import TextModel, encode, in_windows, over_windows
 from lastblock.runtime import Progress, Silent, Stopwatch, seed_everything
 from lastblock.targets import Numbers, Targets, class_weights, read_targets, weigh
 from lastblock.tokenization.batching import Frame, TokenIds
@@ -221,6 +221,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         tokens = 0
         self.choice_: dict[str, Any] | None = None
         self.mixture_: dict[str, Any] | None = None
+        unseen: Tensor | None = None
         if recipe.chooses_depth(settings, model_config):
             with watch("activations"):
                 choice = self._choose_depth(files, train, settings, sample, progress)
@@ -261,14 +262,15 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             classifier.merge_adapters()
             if classifier.probe is not None:
                 untrained = self.initial_tail_
-                mixture = add_probe(
+                mixture, unseen = add_probe(
                     classifier, store, train, validate, settings, untrained, progress
                 )
                 progress.say(mixture.reason)
                 self.mixture_ = mixture.to_dict()
             names = self.classes_.tolist()
             model = TextModel(tokenizer, classifier, names, settings, store, decision)
-            self.calibration_ = _decide(model, judged, progress)
+            self.calibration_ = _calibrate(model, judged)
+            _choose_thresholds(model, judged, fit_on[1], unseen, train.of, progress)
         self.model_, self.seconds_ = model, dict(watch.seconds)
         return self
 
@@ -507,22 +509,59 @@ def _check_decision(
             raise ConfigError(f"a class is called {UNSURE!r}; rename it to use --abstain-below")
 
 
-def _decide(model: TextModel, validation: Encoded | None, progress: Progress) -> Calibration:
-    """Fit the temperature and choose the thresholds, on validation texts alone."""
-    texts, rule = 0 if validation is None else len(validation), threshold_rule(model)
-    if rule is not None and rule.kind == "at":
-        model.decision = model.decision.at(rule.values[0], len(model.classes))
+_IN_TURN = "training texts, each by a model that had not learnt from it"
+
+
+def _calibrate(model: TextModel, validation: Encoded | None) -> Calibration:
+    """Fit the temperature, on validation texts alone."""
+    texts = 0 if validation is None else len(validation)
     if validation is None or texts < CALIBRATE_FROM:
         return Calibration(None, texts, applied=False)
-    logits, truth = model.logits(validation.sequences), validation.labels
-    temperature = fit_temperature(logits, truth)
+    temperature = fit_temperature(model.logits(validation.sequences), validation.labels)
     if model.settings.calibrate:
         model.decision = replace(model.decision, temperature=temperature)
-    if rule is not None:
-        said = model.decision.probabilities(logits)
-        model.decision = with_thresholds(model.decision, rule, truth, said)
-        progress.say(_reached(model, truth, said))
     return Calibration(temperature, texts, applied=model.settings.calibrate)
+
+
+def _choose_thresholds(
+    model: TextModel,
+    validation: Encoded | None,
+    trained_on: Numbers,
+    unseen: Tensor | None,
+    of: npt.NDArray[np.int64] | None,
+    progress: Progress,
+) -> None:
+    """Choose the thresholds, if any, on validation texts, or on the training texts if there are more.
+
+    For that ``unseen`` must be what was said of each without having learnt from it, logits (n, k).
+    """
+    rule = threshold_rule(model)
+    if rule is None:
+        return
+    if rule.kind == "at":
+        model.decision = model.decision.at(rule.values[0], len(model.classes))
+        return
+    held_out = 0 if validation is None else len(validation)
+    if unseen is not None and len(trained_on) > held_out:
+        logits, truth, which = (
+            unseen.double().numpy(),
+            trained_on,
+            "training texts, each by a model without it",
+        )
+        logits = logits if of is None else over_windows(logits, of)
+    elif validation is not None:
+        logits, truth, which = (
+            model.logits(validation.sequences),
+            validation.labels,
+            "validation texts",
+        )
+    else:
+        return
+    if len(truth) < CALIBRATE_FROM:
+        return
+    said = model.decision.probabilities(logits)
+    model.decision = with_thresholds(model.decision, rule, truth, said)
+    progress.say(_reached(model, truth, said, which))
 
 
 def threshold_rule(model: TextModel) -> ThresholdRule | None:
@@ -533,8 +572,8 @@ def threshold_rule(model: TextModel) -> ThresholdRule | None:
     return ThresholdRule.parse(rule)
 
 
-def _reached(model: TextModel, truth: Numbers, said: npt.NDArray[np.float64]) -> str:
-    """The thresholds, and what they reach on the validation texts, in a sentence."""
+def _reached(model: TextModel, truth: Numbers, said: npt.NDArray[np.float64], which: str) -> str:
+    """The thresholds, and what they reach on the texts they were chosen on, in a sentence."""
     chosen = model.decision.chosen(said)
     has = truth if truth.ndim == 2 else truth[:, None] == np.arange(len(model.classes))
     if not model.decision.multilabel:
@@ -543,7 +582,7 @@ def _reached(model: TextModel, truth: Numbers, said: npt.NDArray[np.float64]) ->
     precision, recall = right / max(given, 1), right / max(true, 1)
     return (
         f"{model.decision.describe(model.class_names)}: precision {precision:.3f}, recall "
-        f"{recall:.3f} on the {len(truth):,} validation texts."
+        f"{recall:.3f} on the {len(truth):,} {which}."
     )
 
 

@@ -116,9 +116,7 @@ class TextModel:
             return run_tail(self.classifier, sequences, self.store, progress).double().numpy()
         parts, of = in_windows(sequences, self.settings, self.frame)
         logits = run_tail(self.classifier, parts, self.store, progress).double().numpy()
-        starts = np.flatnonzero(np.diff(of, prepend=-1))
-        total: npt.NDArray[np.float64] = np.add.reduceat(logits, starts)
-        return total / np.bincount(of)[:, None]
+        return over_windows(logits, of)
 
     def explain(
         self, text: str, label: Label | None = None, *, budget: int = TOKEN_BUDGET
@@ -216,6 +214,15 @@ def fit_length(ids: TokenIds, settings: Settings, frame: Frame) -> TokenIds:
     if settings.long_text == "head-tail":
         return frame.around(head_and_tail(ids, length))
     return frame.around(ids[:length])
+
+
+def over_windows(
+    logits: npt.NDArray[np.float64], of: npt.NDArray[np.int64]
+) -> npt.NDArray[np.float64]:
+    """The mean over each text's windows: (windows, k), and which text each is ``of`` -> (n, k)."""
+    starts = np.flatnonzero(np.diff(of, prepend=-1))
+    total: npt.NDArray[np.float64] = np.add.reduceat(logits, starts)
+    return total / np.bincount(of)[:, None]
 
 
 def in_windows(
