@@ -509,9 +509,6 @@ def _check_decision(
             raise ConfigError(f"a class is called {UNSURE!r}; rename it to use --abstain-below")
 
 
-_IN_TURN = "training texts, each by a model that had not learnt from it"
-
-
 def _calibrate(model: TextModel, validation: Encoded | None) -> Calibration:
     """Fit the temperature, on validation texts alone."""
     texts = 0 if validation is None else len(validation)
@@ -531,7 +528,7 @@ def _choose_thresholds(
     of: npt.NDArray[np.int64] | None,
     progress: Progress,
 ) -> None:
-    """Choose the thresholds, if any, on validation texts, or on the training texts if there are more.
+    """Choose the thresholds, if any, on validation texts, or on training texts if more are there.
 
     For that ``unseen`` must be what was said of each without having learnt from it, logits (n, k).
     """
@@ -543,18 +540,12 @@ def _choose_thresholds(
         return
     held_out = 0 if validation is None else len(validation)
     if unseen is not None and len(trained_on) > held_out:
-        logits, truth, which = (
-            unseen.double().numpy(),
-            trained_on,
-            "training texts, each by a model without it",
-        )
+        which, truth = "training texts, each by a model without it", trained_on
+        logits = unseen.double().numpy()
         logits = logits if of is None else over_windows(logits, of)
     elif validation is not None:
-        logits, truth, which = (
-            model.logits(validation.sequences),
-            validation.labels,
-            "validation texts",
-        )
+        which, truth = "validation texts", validation.labels
+        logits = model.logits(validation.sequences)
     else:
         return
     if len(truth) < CALIBRATE_FROM:
