@@ -9,6 +9,7 @@ from sklearn.metrics import log_loss
 from sklearn.preprocessing import StandardScaler
 from torch.nn import functional as F
 
+from lastblock import probe
 from lastblock.probe import (
     FOLDS,
     PENALTIES,
@@ -195,3 +196,18 @@ def test_means_count_as_much_as_they_tell() -> None:
         assert size[part].sum() / size.sum() < before[part].sum() / before.sum()
         fitted = both @ probe.weight.T + probe.bias
         assert (fitted.argmax(1) == targets).float().mean() > 0.9
+
+
+@pytest.mark.parametrize("rank", [3, 60])
+def test_texts_left_out_are_predicted_alike_in_float32(
+    rank: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Features that nearly depend on one another: what rounding could make unsolvable.
+    alike = torch.randn(500, rank) @ torch.randn(rank, 200) + 1e-3 * torch.randn(500, 200)
+    features, targets = 100 + 10 * alike, (alike[:, 0] > 0).long()
+    quick = fit_probe(features, targets, means=120)
+    monkeypatch.setattr(probe, "MOST_IN_FLOAT32", 0)
+    exact = fit_probe(features, targets, means=120)
+    assert quick.penalty == exact.penalty
+    torch.testing.assert_close(quick.out_of_fold, exact.out_of_fold, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(quick.weight, exact.weight)
