@@ -73,10 +73,8 @@ def add_probe(
     """
     summary = run_summary(classifier, train.sequences, store)
     probe = fit_probe(summary, *train.tensors(), train.of, means=classifier.probed_means)
-    enough = validation is not None and (
-        len(validation) >= FEW_VALIDATION_TEXTS or len(train) > CROSS_VALIDATE_UP_TO
-    )
-    if validation is not None and enough:
+    held_out = 0 if validation is None else len(validation)
+    if validation is not None and not cross_validates(len(train), held_out):
         tail_says = run_tail(classifier, validation.sequences, store)
         summary = run_summary(classifier, validation.sequences, store)
         probe_says = summary @ probe.weight.T + probe.bias
@@ -89,6 +87,12 @@ def add_probe(
     classifier.join(probe.weight, probe.bias, tail, share)
     mixture = Mixture(tail, share, len(judged), measured_on, probe.penalty)
     return mixture, tail * tail_says + share * probe_says if judged is train else None
+
+
+def cross_validates(train: int, validation: int) -> bool:
+    """Whether so many training texts are used to weigh by, not so many validation texts."""
+    few = validation < FEW_VALIDATION_TEXTS and train <= CROSS_VALIDATE_UP_TO
+    return validation == 0 or few
 
 
 def weigh(

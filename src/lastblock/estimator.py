@@ -40,7 +40,7 @@ from lastblock.decoder import catalog, hub, loading
 from lastblock.decoder.decoder import Decoder
 from lastblock.decoder.precision import precision_facts, set_precision
 from lastblock.depth import Choice, candidates, choose_depth
-from lastblock.ensemble import add_probe
+from lastblock.ensemble import add_probe, cross_validates
 from lastblock.errors import ConfigError, DataError
 from lastblock.explanation import Explanations
 from lastblock.inference import TextModel, encode, in_windows, over_windows
@@ -87,9 +87,9 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         class_weight: "balanced", or a dict of what classes count in training (of several labels,
             of what having one counts, against not having it); a class that is not named counts 1.
         threshold: from which probability on the second of two classes, or each of several labels,
-            is given: "f1", "precision=0.95", "recall=0.9" or "cost=FP:FN", chosen on validation
-            texts; or a number. None: the likelier class; of several labels "f1", or 0.5 where
-            there are too few validation texts to choose by.
+            is given: "f1", "precision=0.95", "recall=0.9" or "cost=FP:FN", chosen on texts not
+            learnt from; or a number. None: the likelier class; of several labels "f1", or 0.5
+            where there are too few texts to choose by.
         abstain_below: say "unsure" where the label is less probable than this.
         random_state: seed of everything drawn at random.
 
@@ -175,6 +175,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         (n, n_classes) of zeros and ones. ``sample_weight`` (n,) says how much each text counts in
         the loss. ``validation`` (texts, labels) chooses the best epoch, the temperature and the
         thresholds; without it, a tenth of the texts is held out for that where there are enough.
+        Of few texts thresholds are chosen by cross-validation.
 
         Raises:
             ConfigError: a setting is out of range or does not fit the decoder.
@@ -190,7 +191,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         weights = _check_weights(sample_weight, len(texts))
         fit_on, held_out = self._parts(texts, targets, weights, validation)
         decision = Decision(labels=targets.form, abstain_below=self.abstain_below)
-        _check_decision(decision, train_config, targets.classes, held_out)
+        _check_decision(decision, train_config, targets.classes)
 
         with watch("weights"):
             files = hub.resolve(self.model, progress)
@@ -217,6 +218,11 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                     encode(tokenizer.encode_batch(held_out[0]), settings, frame), held_out[1]
                 )
                 validate = _windowed(judged.sequences, held_out, settings, frame)
+        in_turn = bool(settings.summary_depths) and cross_validates(
+            len(train), 0 if validate is None else len(validate)
+        )
+        held = 0 if judged is None else len(judged)
+        _check_threshold(settings, max(held, len(fit_on[0]) if in_turn else 0))
         computed: dict[bytes, Tensor] = {}
         tokens = 0
         self.choice_: dict[str, Any] | None = None
@@ -239,8 +245,8 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             classifier.set_prefix_precision(settings.dtype, sample)
             if settings.dtype == "int8":
                 progress.say(
-                    "frozen blocks multiply in 8-bit integers, about one and a half times as fast "
-                    "as in float32 and nearly as exact (--dtype float32 for that)"
+                    "frozen blocks multiply in 8-bit integers, which is fastest here and nearly as "
+                    "exact as float32 (--dtype float32 for that)"
                 )
         store = open_store(
             classifier.prefix_facts() | _begun_with(settings), files, self.cache_size
@@ -486,27 +492,28 @@ def _check_learnable(texts: Sequence[str], targets: Targets) -> None:
         raise DataError(f"there is one class only ({classes}); a classifier needs two")
 
 
-def _check_decision(
-    decision: Decision, train: TrainConfig, classes: npt.NDArray[Any], validation: _Part | None
-) -> None:
+def _check_decision(decision: Decision, train: TrainConfig, classes: npt.NDArray[Any]) -> None:
     """Refuse, before anything is trained, what could not be decided afterwards."""
-    if train.threshold is not None:
-        if not decision.multilabel and len(classes) != 2:
-            raise ConfigError(
-                f"--threshold is for two classes, or several labels a text; of {len(classes)} "
-                "classes the most probable is given (see --abstain-below)"
-            )
-        held_out = 0 if validation is None else len(validation[0])
-        if ThresholdRule.parse(train.threshold).kind != "at" and held_out < CALIBRATE_FROM:
-            raise ConfigError(
-                f"--threshold {train.threshold} is chosen on validation texts, of which there are "
-                f"{held_out}; give {CALIBRATE_FROM} or more, or a number"
-            )
+    if train.threshold is not None and not decision.multilabel and len(classes) != 2:
+        raise ConfigError(
+            f"--threshold is for two classes, or several labels a text; of {len(classes)} "
+            "classes the most probable is given (see --abstain-below)"
+        )
     if decision.abstain_below is not None:
         if decision.labels == "columns":
             raise ConfigError("--abstain-below has no place in a matrix of zeros and ones")
         if UNSURE in classes.tolist():
             raise ConfigError(f"a class is called {UNSURE!r}; rename it to use --abstain-below")
+
+
+def _check_threshold(settings: Settings, texts: int) -> None:
+    """Refuse a threshold that there are too few texts to choose by."""
+    rule = None if settings.threshold is None else ThresholdRule.parse(settings.threshold)
+    if rule is not None and rule.kind != "at" and texts < CALIBRATE_FROM:
+        raise ConfigError(
+            f"--threshold {settings.threshold} is chosen on texts that are not learnt from at the "
+            f"time, of which there are {texts}; give {CALIBRATE_FROM} or more, or a number"
+        )
 
 
 def _calibrate(model: TextModel, validation: Encoded | None) -> Calibration:
@@ -528,9 +535,9 @@ def _choose_thresholds(
     of: npt.NDArray[np.int64] | None,
     progress: Progress,
 ) -> None:
-    """Choose the thresholds, if any, on validation texts, or on training texts if more are there.
+    """Choose the thresholds, if any, on validation texts, or on training texts where these are few.
 
-    For that ``unseen`` must be what was said of each without having learnt from it, logits (n, k).
+    Then ``unseen`` is what was said of each without having learnt from it, logits (n, k).
     """
     rule = threshold_rule(model)
     if rule is None:
@@ -538,17 +545,14 @@ def _choose_thresholds(
     if rule.kind == "at":
         model.decision = model.decision.at(rule.values[0], len(model.classes))
         return
-    held_out = 0 if validation is None else len(validation)
-    if unseen is not None and len(trained_on) > held_out:
+    if validation is not None and len(validation) >= CALIBRATE_FROM:
+        which, truth = "validation texts", validation.labels
+        logits = model.logits(validation.sequences)
+    elif unseen is not None and len(trained_on) >= CALIBRATE_FROM:
         which, truth = "training texts, each by a model without it", trained_on
         logits = unseen.double().numpy()
         logits = logits if of is None else over_windows(logits, of)
-    elif validation is not None:
-        which, truth = "validation texts", validation.labels
-        logits = model.logits(validation.sequences)
     else:
-        return
-    if len(truth) < CALIBRATE_FROM:
         return
     said = model.decision.probabilities(logits)
     model.decision = with_thresholds(model.decision, rule, truth, said)
