@@ -68,13 +68,12 @@ def add_probe(
     """Fit the probe, weigh it against the trained tail, and put both into ``classifier``.
 
     ``store`` holds the activations of both parts; ``untrained`` is the tail before training. The
-    second result is what the two say together of each training text without having learnt from it,
-    logits (n, n_classes); None where they were weighed on the validation part.
+    second result is what the two say together of each training text when their weights were fitted
+    without it, logits (n, n_classes); None where they were weighed on the validation part.
     """
     summary = run_summary(classifier, train.sequences, store)
     probe = fit_probe(summary, *train.tensors(), train.of, means=classifier.probed_means)
-    held_out = 0 if validation is None else len(validation)
-    if validation is not None and not cross_validates(len(train), held_out):
+    if validation is not None and not cross_validates(train, validation):
         tail_says = run_tail(classifier, validation.sequences, store)
         summary = run_summary(classifier, validation.sequences, store)
         probe_says = summary @ probe.weight.T + probe.bias
@@ -85,14 +84,15 @@ def add_probe(
         judged, measured_on = train, f"training part ({FOLDS}-fold cross-validation)"
     tail, share = weigh(tail_says, probe_says, *judged.tensors())
     classifier.join(probe.weight, probe.bias, tail, share)
-    mixture = Mixture(tail, share, len(judged), measured_on, probe.penalty)
+    mixture = Mixture(tail, share, judged.texts, measured_on, probe.penalty)
     return mixture, tail * tail_says + share * probe_says if judged is train else None
 
 
-def cross_validates(train: int, validation: int) -> bool:
-    """Whether so many training texts are used to weigh by, not so many validation texts."""
-    few = validation < FEW_VALIDATION_TEXTS and train <= CROSS_VALIDATE_UP_TO
-    return validation == 0 or few
+def cross_validates(train: Encoded, validation: Encoded | None) -> bool:
+    """Whether training texts are used to weigh by, not the validation texts, if any."""
+    if validation is None:
+        return True
+    return validation.texts < FEW_VALIDATION_TEXTS and train.texts <= CROSS_VALIDATE_UP_TO
 
 
 def weigh(

@@ -218,16 +218,14 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                     encode(tokenizer.encode_batch(held_out[0]), settings, frame), held_out[1]
                 )
                 validate = _windowed(judged.sequences, held_out, settings, frame)
-        in_turn = bool(settings.summary_depths) and cross_validates(
-            len(train), 0 if validate is None else len(validate)
-        )
         held = 0 if judged is None else len(judged)
-        _check_threshold(settings, max(held, len(fit_on[0]) if in_turn else 0))
+        turns = bool(settings.summary_depths) and cross_validates(train, validate)
+        _check_threshold(settings, max(held, train.texts if turns else 0))
         computed: dict[bytes, Tensor] = {}
         tokens = 0
         self.choice_: dict[str, Any] | None = None
         self.mixture_: dict[str, Any] | None = None
-        unseen: Tensor | None = None
+        in_turn: Tensor | None = None
         if recipe.chooses_depth(settings, model_config):
             with watch("activations"):
                 choice = self._choose_depth(files, train, settings, sample, progress)
@@ -268,15 +266,17 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             classifier.merge_adapters()
             if classifier.probe is not None:
                 untrained = self.initial_tail_
-                mixture, unseen = add_probe(
+                mixture, in_turn = add_probe(
                     classifier, store, train, validate, settings, untrained, progress
                 )
                 progress.say(mixture.reason)
                 self.mixture_ = mixture.to_dict()
             names = self.classes_.tolist()
             model = TextModel(tokenizer, classifier, names, settings, store, decision)
-            self.calibration_ = _calibrate(model, judged)
-            _choose_thresholds(model, judged, fit_on[1], unseen, train.of, progress)
+            unseen = None if in_turn is None else in_turn.double().numpy()
+            if unseen is not None and train.of is not None:
+                unseen = over_windows(unseen, train.of)
+            self.calibration_ = _decide(model, judged, fit_on[1], unseen, progress)
         self.model_, self.seconds_ = model, dict(watch.seconds)
         return self
 
@@ -516,47 +516,40 @@ def _check_threshold(settings: Settings, texts: int) -> None:
         )
 
 
-def _calibrate(model: TextModel, validation: Encoded | None) -> Calibration:
-    """Fit the temperature, on validation texts alone."""
-    texts = 0 if validation is None else len(validation)
-    if validation is None or texts < CALIBRATE_FROM:
-        return Calibration(None, texts, applied=False)
-    temperature = fit_temperature(model.logits(validation.sequences), validation.labels)
-    if model.settings.calibrate:
-        model.decision = replace(model.decision, temperature=temperature)
-    return Calibration(temperature, texts, applied=model.settings.calibrate)
-
-
-def _choose_thresholds(
+def _decide(
     model: TextModel,
     validation: Encoded | None,
     trained_on: Numbers,
-    unseen: Tensor | None,
-    of: npt.NDArray[np.int64] | None,
+    unseen: npt.NDArray[np.float64] | None,
     progress: Progress,
-) -> None:
-    """Choose the thresholds, if any, on validation texts, or on training texts where these are few.
+) -> Calibration:
+    """Fit the temperature on validation texts, and choose thresholds on them or in turn.
 
-    Then ``unseen`` is what was said of each without having learnt from it, logits (n, k).
+    In turn is where these are few and ``unseen``, logits (n, k), is what was said of each training
+    text when the weights were fitted without it.
     """
-    rule = threshold_rule(model)
-    if rule is None:
-        return
-    if rule.kind == "at":
+    rule, settings = threshold_rule(model), model.settings
+    if rule is not None and rule.kind == "at":
         model.decision = model.decision.at(rule.values[0], len(model.classes))
-        return
-    if validation is not None and len(validation) >= CALIBRATE_FROM:
+        rule = None
+    held_out = 0 if validation is None else len(validation)
+    temperature = None
+    if validation is not None and held_out >= CALIBRATE_FROM:
         which, truth = "validation texts", validation.labels
         logits = model.logits(validation.sequences)
-    elif unseen is not None and len(trained_on) >= CALIBRATE_FROM:
-        which, truth = "training texts, each by a model without it", trained_on
-        logits = unseen.double().numpy()
-        logits = logits if of is None else over_windows(logits, of)
+        temperature = fit_temperature(logits, truth)
+        if settings.calibrate:
+            model.decision = replace(model.decision, temperature=temperature)
+    elif unseen is not None and len(unseen) >= CALIBRATE_FROM:
+        which, truth, logits = "training texts, each by a model without it", trained_on, unseen
     else:
-        return
-    said = model.decision.probabilities(logits)
-    model.decision = with_thresholds(model.decision, rule, truth, said)
-    progress.say(_reached(model, truth, said, which))
+        rule = None
+    if rule is not None:
+        said = model.decision.probabilities(logits)
+        model.decision = with_thresholds(model.decision, rule, truth, said)
+        progress.say(_reached(model, truth, said, which))
+    applied = temperature is not None and settings.calibrate
+    return Calibration(temperature, held_out, applied)
 
 
 def threshold_rule(model: TextModel) -> ThresholdRule | None:

@@ -19,7 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lastblock import checkpoint, tracking
-from lastblock.baseline import fit_baseline
+from lastblock.baseline import fit_baseline, out_of_fold_probabilities
+from lastblock.calibration import CALIBRATE_FROM
 from lastblock.config import NO_SEPARATOR, DataConfig, ReadOptions, RunConfig
 from lastblock.crossvalidation import out_of_fold, repeat, spread
 from lastblock.data.balance import undersample
@@ -447,13 +448,19 @@ def _baseline_scores(classifier: TextClassifier, parts: Parts, seed: int) -> dic
     """What TF-IDF and logistic regression reach on the same split, by the same rule."""
     model, train = classifier.model_, parts["train"]
     names = model.class_names
-    baseline = fit_baseline(train.texts, _numbers(classifier, train), len(names), seed)
+    numbers = _numbers(classifier, train)
+    baseline = fit_baseline(train.texts, numbers, len(names), seed)
     held_out = {name: parts[name] for name in ("validation", "test") if len(parts[name])}
     truth = {name: _numbers(classifier, part) for name, part in held_out.items()}
     said = {name: baseline.predict_proba(part.texts) for name, part in held_out.items()}
     decision, rule = replace(model.decision, temperature=1.0), threshold_rule(model)
-    if rule is not None and decision.thresholds is not None and "validation" in held_out:
-        decision = with_thresholds(decision, rule, truth["validation"], said["validation"])
+    if rule is not None and decision.thresholds is not None:
+        if "validation" in held_out and len(parts["validation"]) >= CALIBRATE_FROM:
+            chosen_on = truth["validation"], said["validation"]
+        else:  # the model's own were chosen so too
+            in_turn = out_of_fold_probabilities(train.texts, numbers, len(names), seed)
+            chosen_on = numbers, in_turn
+        decision = with_thresholds(decision, rule, *chosen_on)
     return {name: judge(decision, truth[name], said[name], names) for name in held_out}
 
 

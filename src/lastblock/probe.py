@@ -215,7 +215,8 @@ class _Ridge:
     def scores(self, fitted_on: Tensor, held: Tensor, penalties: Sequence[float]) -> list[Tensor]:
         """Scores (held, n_classes) of the rows held out, for each penalty."""
         root = self.root[fitted_on]
-        mean = (root**2 * self.y[fitted_on]).sum(0) / (root**2).sum()
+        # All that counts may be in the fold left out.
+        mean = (root**2 * self.y[fitted_on]).sum(0) / (root**2).sum().clamp_min(1e-9)
         y = root * (self.y[fitted_on] - mean)
         if self.dual:
             between = self.x[held] @ (root * self.x[fitted_on]).T

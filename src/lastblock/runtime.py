@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import os
 import sys
 import time
@@ -161,7 +162,7 @@ def fastest_precision(rows: int, columns: int, *, int8: bool) -> Precision:
     One product is timed in each; what is less exact has to be ``WORTH_ROUNDING`` times faster. int8
     only where it is allowed and the processor has instructions for it. Processors without bfloat16
     instructions emulate them, many times slower than float32; where torch's own library says so
-    nothing is timed, since a busy machine's times mean little: there integers are faster.
+    nothing is timed, since a busy machine's times mean little: integers are taken to be faster.
     """
     import torch
 
@@ -177,26 +178,27 @@ def fastest_precision(rows: int, columns: int, *, int8: bool) -> Precision:
 
 
 def _seconds_of_a_product(rows: int, columns: int, *, int8: bool) -> dict[Precision, float]:
-    """How long one takes in each precision, the most exact first."""
+    """How long one takes in each precision, the most exact first: the shortest of several.
+
+    They take turns, so that a moment when the machine is busy does not tell them apart.
+    """
     import torch
 
-    def shortest(product: Callable[[], object]) -> float:
-        taken = []
-        for _ in range(12):  # the first ones prepare what the others find ready
-            start = time.perf_counter()
-            product()
-            taken.append(time.perf_counter() - start)
-        return min(taken)
-
+    linear = torch.nn.functional.linear
     with torch.inference_mode(), torch.random.fork_rng(devices=[]):
-        linear, x = torch.nn.functional.linear, torch.randn(512, columns)
-        weight = torch.randn(rows, columns)
+        x, weight = torch.randn(512, columns), torch.randn(rows, columns)
         half_x, half_weight = x.bfloat16(), weight.bfloat16()
-        seconds: dict[Precision, float] = {
-            "float32": shortest(lambda: linear(x, weight)),
-            "bfloat16": shortest(lambda: linear(half_x, half_weight)),
+        whole_x, whole_weight = x.to(torch.int8), weight.t().contiguous().to(torch.int8)
+        products: dict[Precision, Callable[[], object]] = {
+            "float32": lambda: linear(x, weight),
+            "bfloat16": lambda: linear(half_x, half_weight),
         }
         if int8:
-            whole_x, whole_weight = x.to(torch.int8), weight.t().contiguous().to(torch.int8)
-            seconds["int8"] = shortest(lambda: torch._int_mm(whole_x, whole_weight))
+            products["int8"] = lambda: torch._int_mm(whole_x, whole_weight)
+        seconds = dict.fromkeys(products, math.inf)
+        for _ in range(12):  # the first ones prepare what the others find ready
+            for precision, product in products.items():
+                start = time.perf_counter()
+                product()
+                seconds[precision] = min(seconds[precision], time.perf_counter() - start)
     return seconds

@@ -38,6 +38,11 @@ class Encoded:
     def __len__(self) -> int:
         return len(self.sequences)
 
+    @property
+    def texts(self) -> int:
+        """How many texts these are, or are parts of."""
+        return len(self) if self.of is None else len(np.unique(self.of))
+
     def take(self, indices: Sequence[int] | npt.NDArray[np.int64]) -> Encoded:
         weights = None if self.weights is None else self.weights[indices]
         of = None if self.of is None else self.of[indices]

@@ -31,8 +31,9 @@ from torch.nn import functional as F
 from lastblock.decoder.config import DecoderConfig, Rope
 
 RotaryTables = tuple[Tensor, Tensor]  # cos and sin, each (T, D)
-# Up to so many tokens, attention of several texts is faster as plain products than fused: those of
-# so many queries at a time.
+# Up to so many tokens, attention of several texts is faster as plain products than fused where
+# query heads share key heads: a quarter of that, where each token sees all others. Those products
+# are of so many queries at a time.
 SHORT, QUERIES = 512, 32
 # How many rows of float32 are few, in ``linear``.
 FEW_ROWS = range(9, 49)
@@ -169,8 +170,15 @@ class Attention(nn.Module):
             cos, sin = (table.unsqueeze(1) for table in rotary)  # (T, 1, D), for every head
             qk = rotate(qk, cos, sin)
         q, k = qk.split([self.heads, self.kv_heads], dim=2)
-        short = len(x) > 1 and x.shape[1] <= SHORT and x.dtype == torch.float32
-        return self.out(self._attend_by_rows(q, k, v) if short else self._attend(q, k, v))
+        attend = self._attend_by_rows if self._is_short(x) else self._attend
+        return self.out(attend(q, k, v))
+
+    def _is_short(self, x: Tensor) -> bool:
+        """Whether plain products are faster than the fused kernel for inputs (B, T, C)."""
+        # Gradients need all weights of attention kept, which is much memory for long texts.
+        most = SHORT if self.causal and not torch.is_grad_enabled() else SHORT // 4
+        shared = self.heads > self.kv_heads
+        return shared and len(x) > 1 and x.shape[1] <= most and x.dtype == torch.float32
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Queries (B, T, H, D), keys and values (B, T, K, D) -> (B, T, H * D)."""
@@ -227,8 +235,8 @@ class Attention(nn.Module):
 
         Args:
             here: the inputs at the asked positions, (B, C).
-            read: what becomes the inputs of the tokens that are seen, text by text, (N, C), by
-            norm: the norm before this layer.
+            read: the states of the tokens that are seen, text by text, (N, C), before the norm.
+            norm: the norm before this layer, of which ``here`` is a result already.
             seen: which these are, (B, T), bool; see ``sees_from``.
             position: the asked positions, (B,).
             rotary: tables for T positions, if any.
