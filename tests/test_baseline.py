@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from sklearn.feature_extraction.text import CountVectorizer
 
-from lastblock.baseline import _CharacterCounts, fit_baseline
+from lastblock.baseline import _CharacterCounts, fit_baseline, out_of_fold_probabilities
 
 TEXTS = ["WIN a prize!!! call 0800 now", "win CASH now :)", "see you at dinner", "dinner at 8?"]
 LABELS = [1, 1, 0, 0]
@@ -45,6 +45,18 @@ def test_no_texts_and_texts_of_nothing_known():
 def test_same_seed_same_probabilities():
     first, second = (fit_baseline(TEXTS, LABELS, 2, seed=7).predict_proba(TEXTS) for _ in "ab")
     np.testing.assert_array_equal(first, second)
+
+
+def test_out_of_fold_nothing_is_known_of_a_text_itself():
+    # Each text's words are its own and say its class, so that only having learnt from it helps.
+    texts = [f"{chr(97 + i) * 6} {chr(65 + i) * 5}" for i in range(18)]
+    labels = np.arange(18) % 2
+    learnt = fit_baseline(texts, labels, 2, seed=1).predict_proba(texts)
+    in_turn = out_of_fold_probabilities(texts, labels, 2, seed=1)
+    assert (learnt.argmax(1) == labels).all()
+    assert in_turn.shape == (18, 2)
+    np.testing.assert_allclose(in_turn.sum(axis=1), 1)
+    assert np.abs(in_turn - 0.5).max() < 0.2 < np.abs(learnt - 0.5).min()
 
 
 def test_character_counts_are_those_of_scikit_learn():

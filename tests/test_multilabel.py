@@ -2,6 +2,7 @@
 
 import csv
 import json
+import sys
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,16 @@ from tiny import Said
 
 from lastblock import TextClassifier, finetune
 from lastblock.cli import run as lastblock
-from lastblock.config import DataConfig, ModelConfig, RepeatConfig, RunConfig, TrainConfig
+from lastblock.config import (
+    DataConfig,
+    ModelConfig,
+    RepeatConfig,
+    RunConfig,
+    ThresholdRule,
+    TrainConfig,
+)
 from lastblock.data.split import folds, stratified_split
+from lastblock.decision import Decision, with_thresholds
 from lastblock.errors import ConfigError, DataError
 from lastblock.finetune import FinetuneResult, evaluate_file
 
@@ -144,6 +153,28 @@ def test_few_texts_choose_thresholds_in_turn(pretrained: Path) -> None:
         few = tiny(pretrained, epochs=1, threshold="recall=0.9")
         few.fit(texts, labels, validation=notes(held_out, seed=1), progress=said)
         assert which in said.lines[-1]
+
+
+def test_windows_do_not_make_few_texts_many(pretrained: Path) -> None:
+    texts, labels = notes(60)
+    others, theirs = notes(40, seed=1)
+    said = Said()
+    classifier = tiny(pretrained, epochs=1, max_length=24, long_text="window")
+    classifier.fit(
+        [" ".join([text] * 9) for text in texts],
+        labels,
+        validation=([" ".join([text] * 9) for text in others], theirs),
+        progress=said,
+    )
+    assert "60 training texts" in said.lines[-1]
+    assert (classifier.mixture_ or {})["texts"] == 60
+
+
+def test_a_fold_without_weight_makes_no_threshold_of_nothing(pretrained: Path) -> None:
+    weights = np.zeros(90)
+    weights[5] = 1.0
+    classifier = tiny(pretrained, epochs=1).fit(*notes(90), sample_weight=weights)
+    assert np.isfinite(classifier.model_.decision.thresholds or ()).all()
 
 
 def test_too_few_texts_to_choose_thresholds_by(pretrained: Path) -> None:
@@ -290,6 +321,22 @@ def test_the_baseline_is_judged_by_the_same_rule(
     assert {*report["baseline"]} == {"validation", "test"}
     assert report["baseline"]["test"]["micro_f1"] > 0.6
     assert report["splits"]["test"]["micro_f1"] > 0.7
+
+
+def test_few_texts_choose_the_baseline_s_thresholds_in_turn_too(
+    pretrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen_on: list[int] = []
+
+    def remember(decision: Decision, rule: ThresholdRule, truth: Any, said: Any) -> Decision:
+        chosen_on.append(len(truth))
+        return with_thresholds(decision, rule, truth, said)
+
+    monkeypatch.setattr(sys.modules["lastblock.finetune"], "with_thresholds", remember)
+    data = write_csv(tmp_path / "data.csv", *notes(110), separator=";")
+    report = finetune(config(pretrained, data, None)).report
+    assert report["decision"]["thresholds"] is not None
+    assert chosen_on == [report["splits"]["train"]["n"]]
 
 
 def test_folds_and_seeds_repeat_it(run: tuple[FinetuneResult, list[str], Path]) -> None:

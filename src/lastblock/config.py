@@ -340,7 +340,7 @@ class TrainConfig:
     threshold: str | float | None = _setting(
         None,
         "From which probability on a label is given, of two classes the second in the order of "
-        "the alphabet, of several labels a text each: chosen on the validation part for the best "
+        "the alphabet, of several labels a text each: chosen on texts not learnt from for the best "
         "f1, for precision=0.95 or recall=0.9, or for the least cost=FP:FN (what a false alarm "
         "and a miss cost); or a number. If not given: the likelier class; of several labels f1.",
     )
