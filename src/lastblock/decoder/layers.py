@@ -58,7 +58,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """``F.linear``: x (..., in), weight (out, in), bias (out,) -> (..., out).
 
     A few rows of float32 are multiplied as (W x^T)^T, for which MKL has a kernel up to three times
-    as fast. However the weight lies in memory: a saved model must say the same to the bit.
+    as fast; however the weight lies in memory, which a saved model may have otherwise.
     """
     rows = x.numel() // x.shape[-1]
     if rows not in FEW_ROWS or x.dtype != torch.float32:
