@@ -8,6 +8,7 @@ import pytest
 from sklearn.feature_extraction.text import CountVectorizer
 
 from lastblock.baseline import _CharacterCounts, fit_baseline, out_of_fold_probabilities
+from lastblock.data.split import folds
 
 TEXTS = ["WIN a prize!!! call 0800 now", "win CASH now :)", "see you at dinner", "dinner at 8?"]
 LABELS = [1, 1, 0, 0]
@@ -52,7 +53,8 @@ def test_out_of_fold_nothing_is_known_of_a_text_itself():
     texts = [f"{chr(97 + i) * 6} {chr(65 + i) * 5}" for i in range(18)]
     labels = np.arange(18) % 2
     learnt = fit_baseline(texts, labels, 2, seed=1).predict_proba(texts)
-    in_turn = out_of_fold_probabilities(texts, labels, 2, seed=1)
+    thirds = folds(texts, labels.tolist(), k=3, seed=1)
+    in_turn = out_of_fold_probabilities(texts, labels, 2, 1, thirds)
     assert (learnt.argmax(1) == labels).all()
     assert in_turn.shape == (18, 2)
     np.testing.assert_allclose(in_turn.sum(axis=1), 1)

@@ -196,7 +196,8 @@ def test_too_few_texts_to_choose_thresholds_by(pretrained: Path) -> None:
         (
             [["a"], ["b"], []],
             {"threshold": "f1"},
-            "--threshold f1 is chosen on .* of which there are 3; give 50",
+            "--threshold f1 is chosen on texts that are not learnt from at the time, "
+            "of which there are 3; give 50 or more, or a number",
         ),
         ([["a"], ["unsure"], []], {"abstain_below": 0.6}, "a class is called 'unsure'"),
         (np.eye(3), {"abstain_below": 0.6}, "no place in a matrix"),

@@ -35,6 +35,7 @@ from lastblock.data.inspection import (
 from lastblock.data.label_sets import known_separator
 from lastblock.data.near_duplicates import near_duplicate_groups
 from lastblock.data.split import (
+    folds,
     hash_split,
     holdout,
     read_split,
@@ -458,7 +459,8 @@ def _baseline_scores(classifier: TextClassifier, parts: Parts, seed: int) -> dic
         if "validation" in held_out and len(parts["validation"]) >= CALIBRATE_FROM:
             chosen_on = truth["validation"], said["validation"]
         else:  # the model's own were chosen so too
-            in_turn = out_of_fold_probabilities(train.texts, numbers, len(names), seed)
+            thirds = folds(train.texts, train.targets, k=3, seed=seed)
+            in_turn = out_of_fold_probabilities(train.texts, numbers, len(names), seed, thirds)
             chosen_on = numbers, in_turn
         decision = with_thresholds(decision, rule, *chosen_on)
     return {name: judge(decision, truth[name], said[name], names) for name in held_out}
