@@ -216,14 +216,12 @@ class SequenceClassifier(nn.Module):
 
         These are (B, summary_rows + T, C), in the prefix's dtype.
         """
-        x = self.decoder.embed(ids)
         rows: list[Tensor] = []
-        done = 0
+        climb = self.decoder.climb(ids)
         for depth in self.summary_depths:
-            x = self.decoder.run(x, done, depth)
-            done = depth
+            x = climb.to(depth)
             rows += split_rounding(mean_state(x.float(), lengths), x.dtype)
-        x = self.decoder.run(x, done, self.frozen_blocks)
+        x = climb.to(self.frozen_blocks)
         return torch.cat([torch.stack(rows, 1), x], 1) if rows else x
 
     def summary(self, activations: Tensor, rows: Tensor) -> Tensor:

@@ -322,25 +322,25 @@ class _Climb:
     """A few texts on their way up through a decoder, in batches of like length."""
 
     def __init__(self, decoder: Decoder, sequences: Sequence[TokenIds]) -> None:
-        self.decoder, self.sequences, self.depth = decoder, sequences, 0
+        self.sequences, self.depth, self._size = sequences, 0, decoder.config.hidden_size
         self.batches = [*token_budget_batches([len(s) for s in sequences], TOKEN_BUDGET)]
         padded = [pad([sequences[i] for i in batch], pad_id=0) for batch in self.batches]
         self.lengths = [torch.tensor(lengths) for _, lengths in padded]
         with torch.inference_mode():
-            self.states = [decoder.embed(torch.from_numpy(ids)) for ids, _ in padded]
+            self._climbs = [decoder.climb(torch.from_numpy(ids)) for ids, _ in padded]
+            self.states = [climb.to(0) for climb in self._climbs]
 
     def up_to(self, depth: int) -> Iterator[int]:
         """Go up a block at a time, to ``depth``, and say how many are below."""
         while self.depth < depth:
-            with torch.inference_mode():
-                run = self.decoder.run
-                self.states = [run(x, self.depth, self.depth + 1) for x in self.states]
             self.depth += 1
+            with torch.inference_mode():
+                self.states = [climb.to(self.depth) for climb in self._climbs]
             yield self.depth
 
     def pooled(self) -> tuple[Tensor, Tensor]:
         """Last token's states and mean states, each (n, C) float32, in the texts' order."""
-        last = torch.empty(len(self.sequences), self.decoder.config.hidden_size)
+        last = torch.empty(len(self.sequences), self._size)
         mean = torch.empty_like(last)
         for x, batch, lengths in zip(self.states, self.batches, self.lengths, strict=True):
             rows = torch.from_numpy(batch)

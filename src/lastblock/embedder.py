@@ -111,6 +111,7 @@ class TextEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
             precision = fastest_precision(rows, columns, int8=True)
         sample = torch.from_numpy(frame.around(tokenizer.encode_batch([SAMPLE])[0]))
         states.set_prefix_precision(precision, sample)  # type: ignore[arg-type]
+        states.decoder.begin_with(torch.from_numpy(frame.before))
         self.depth_, self.max_length_ = depth, max_length
         self._n_features_out = shape.hidden_size
         self._files, self._states = files, states

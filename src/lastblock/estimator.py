@@ -211,6 +211,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         with watch("tokenize"):
             frame = tokenizer.frame(settings.prompt)
             sample = torch.from_numpy(frame.around(tokenizer.encode_batch([recipe.SAMPLE])[0]))
+            before = torch.from_numpy(frame.before)
             train = _windowed(encode(encoded, settings, frame, progress), fit_on, settings, frame)
             validate = judged = None
             if held_out is not None:
@@ -228,7 +229,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         in_turn: Tensor | None = None
         if recipe.chooses_depth(settings, model_config):
             with watch("activations"):
-                choice = self._choose_depth(files, train, settings, sample, progress)
+                choice = self._choose_depth(files, train, settings, sample, before, progress)
             settings = recipe.at_depth(
                 settings, shape, choice.frozen_blocks + settings.trainable_blocks
             )
@@ -241,6 +242,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             decoder = _load(files, settings, settings.depth)
             classifier = make_classifier(decoder, settings, len(self.classes_))
             classifier.set_prefix_precision(settings.dtype, sample)
+            decoder.begin_with(before)
             if settings.dtype == "int8":
                 progress.say(
                     "frozen blocks multiply in 8-bit integers, which is fastest here and nearly as "
@@ -286,15 +288,20 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         train: Encoded,
         settings: Settings,
         sample: Tensor,
+        before: Tensor,
         progress: Progress,
     ) -> Choice:
-        """Where to cut the decoder, from the training texts; ``sample`` is for int8."""
+        """Where to cut the decoder, from the training texts, all with token ids ``before`` them.
+
+        ``sample`` is for int8.
+        """
         shape = loading.read_config(files.folder)
         depths = candidates(shape.num_hidden_layers, settings.trainable_blocks)
         highest = depths[-1]
         decoder = _load(files, settings, highest)
         decoder.set_attention(settings.attention)
         set_precision(decoder, highest, settings.dtype, sample)
+        decoder.begin_with(before)
         facts: dict[str, str | int] = {
             "pooled": "last and mean after " + "+".join(map(str, depths)),
             "dtype": precision_facts(decoder, highest, settings.dtype),

@@ -11,6 +11,7 @@ from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from lastblock.activations import ActivationStore, run_tail
 from lastblock.classifier import SequenceClassifier
@@ -55,6 +56,9 @@ class TextModel:
     settings: Settings
     store: ActivationStore = field(default_factory=ActivationStore)
     decision: Decision = field(default_factory=Decision)
+
+    def __post_init__(self) -> None:
+        self.classifier.decoder.begin_with(torch.from_numpy(self.frame.before))
 
     @cached_property
     def frame(self) -> Frame:

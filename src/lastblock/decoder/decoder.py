@@ -5,12 +5,30 @@ The language model's output layer is no part of it: a classifier never needs it.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 import torch
 from torch import Tensor, nn
 
 from lastblock.config import AttentionKind
 from lastblock.decoder.config import DecoderConfig, Rope
-from lastblock.decoder.layers import Block, RotaryTables, make_norm, rotary_tables
+from lastblock.decoder.layers import Block, KeysValues, RotaryTables, make_norm, rotary_tables
+
+# Texts up to so many times as long as what they begin with are worth running without it.
+WORTH_SHARING = 16
+
+
+@dataclass
+class Beginning:
+    """What the first tokens of many texts come to: as they see no later ones, the same in each.
+
+    ``ids`` (S,) are the tokens, ``states`` their hidden states before the first block and after
+    each so far, (1, S, C), and ``keys_values`` what they are to the attention of each.
+    """
+
+    ids: Tensor
+    states: list[Tensor] = field(default_factory=list)
+    keys_values: list[KeysValues] = field(default_factory=list)
 
 
 class Decoder(nn.Module):
@@ -26,6 +44,7 @@ class Decoder(nn.Module):
         self.blocks = nn.ModuleList(Block(config, i) for i in range(kept))
         self.norm = make_norm(config)
         self._rotary: dict[tuple[int, torch.dtype], RotaryTables] = {}
+        self._beginning: Beginning | None = None
 
     def set_attention(self, kind: AttentionKind) -> None:
         """Let each token see those before it, or with "full" those after it too.
@@ -33,8 +52,36 @@ class Decoder(nn.Module):
         Then padding is seen by every token: whoever runs texts of different length together gets
         states that depend on it.
         """
+        self.forget()
         for block in self.blocks:
             block.attn.causal = kind == "causal"  # type: ignore[union-attr]
+
+    def begin_with(self, ids: Tensor) -> None:
+        """Say what most texts begin with, token ids (S,): ``climb`` computes it once for all."""
+        self._beginning = Beginning(ids.long()) if len(ids) else None
+
+    def forget(self) -> None:
+        """Drop what was computed of that, as weights have changed."""
+        if self._beginning is not None:
+            self.begin_with(self._beginning.ids)
+
+    def climb(self, ids: Tensor) -> Climb:
+        """Texts, token ids (B, T), to be taken up block by block.
+
+        What they begin with is not computed again where that is known (``begin_with``) and worth
+        it; and no gradients are wanted.
+        """
+        begun, length = self._beginning, ids.shape[1]
+        if begun is not None:
+            first = len(begun.ids)
+            worth = first < length <= WORTH_SHARING * first and self._is_causal()
+            worth = worth and not torch.is_grad_enabled()
+            if not worth or not torch.equal(ids[:, :first], begun.ids.expand(len(ids), first)):
+                begun = None
+        return Climb(self, ids, begun)
+
+    def _is_causal(self) -> bool:
+        return all(block.attn.causal for block in self.blocks)  # type: ignore[union-attr]
 
     @property
     def depth(self) -> int:
@@ -51,11 +98,29 @@ class Decoder(nn.Module):
             x = x + self.embed_positions.weight[: ids.shape[1]]
         return x
 
-    def run(self, x: Tensor, start: int, stop: int) -> Tensor:
-        """Hidden states (B, T, C) through blocks start, ..., stop - 1."""
+    def run(self, x: Tensor, start: int, stop: int, after: Beginning | None = None) -> Tensor:
+        """Hidden states (B, T, C) through blocks start, ..., stop - 1.
+
+        With ``after``, they are of tokens that stand after those.
+        """
+        first = 0 if after is None else len(after.ids)
         for index in range(start, stop):
-            x = self.blocks[index](x, self.rotary(index, x))
+            before = None if after is None else after.keys_values[index]
+            x = self.blocks[index](x, self.rotary(index, x, first), before)
         return x
+
+    def reach(self, begun: Beginning, depth: int) -> None:
+        """Take a beginning up to a depth, if it has not been there."""
+        if len(begun.states) > depth:
+            return
+        with torch.inference_mode(False), torch.no_grad():  # in this order
+            if not begun.states:
+                begun.states.append(self.embed(begun.ids[None]))
+            for index in range(len(begun.states) - 1, depth):
+                x, block = begun.states[index], self.blocks[index]
+                assert isinstance(block, Block)
+                begun.keys_values.append(block.keys_values(x, self.rotary(index, x)))
+                begun.states.append(self.run(x, index, index + 1))
 
     def run_at(self, x: Tensor, position: Tensor, index: int) -> Tensor:
         """Hidden states (B, T, C) through one block, at one position of each text: (B, C)."""
@@ -67,19 +132,47 @@ class Decoder(nn.Module):
         x: Tensor = self.norm(self.run(self.embed(ids), 0, self.depth))
         return x
 
-    def rotary(self, index: int, x: Tensor) -> RotaryTables | None:
-        """Block ``index``'s cos and sin for x's length and dtype; computed once for the longest."""
+    def rotary(self, index: int, x: Tensor, first: int = 0) -> RotaryTables | None:
+        """Block ``index``'s cos and sin for x's length and dtype; computed once for the longest.
+
+        ``first``: the position of x's first token.
+        """
         rope = self.config.ropes[index]
         if rope is None:
             return None
-        length, key = x.shape[1], (self._rope_number(rope), x.dtype)
+        length, key = first + x.shape[1], (self._rope_number(rope), x.dtype)
         cached = self._rotary.get(key)
         if cached is None or len(cached[0]) < length:
             room = 1 << (length - 1).bit_length()
             with torch.inference_mode(False), torch.no_grad():
                 cos, sin = rotary_tables(rope, self.config.head_dim, room)
                 cached = self._rotary[key] = (cos.to(x.dtype), sin.to(x.dtype))
-        return cached[0][:length], cached[1][:length]
+        return cached[0][first:length], cached[1][first:length]
 
     def _rope_number(self, rope: Rope) -> int:
         return self.config.ropes.index(rope)
+
+
+class Climb:
+    """Texts on their way up through a decoder, token ids (B, T); see ``Decoder.climb``."""
+
+    def __init__(self, decoder: Decoder, ids: Tensor, begun: Beginning | None) -> None:
+        self._decoder, self._begun, self.depth = decoder, begun, 0
+        self._own = decoder.embed(ids)
+        if begun is not None:
+            self._own = self._own[:, len(begun.ids) :]
+
+    def to(self, depth: int) -> Tensor:
+        """Hidden states after so many blocks, (B, T, C); no way leads down."""
+        if self._begun is not None:
+            self._decoder.reach(self._begun, depth)
+        self._own = self._decoder.run(self._own, self.depth, depth, self._begun)
+        self.depth = depth
+        return self.states()
+
+    def states(self) -> Tensor:
+        """Hidden states here, (B, T, C)."""
+        if self._begun is None:
+            return self._own
+        first = self._begun.states[self.depth]
+        return torch.cat((first.expand(len(self._own), -1, -1), self._own), dim=1)

@@ -31,6 +31,7 @@ from torch.nn import functional as F
 from lastblock.decoder.config import DecoderConfig, Rope
 
 RotaryTables = tuple[Tensor, Tensor]  # cos and sin, each (T, D)
+KeysValues = tuple[Tensor, Tensor]  # each (B, T, K, D)
 # Up to so many tokens, attention of several texts is faster as plain products than fused where
 # query heads share key heads: a quarter of that, where each token sees all others. Those products
 # are of so many queries at a time.
@@ -158,8 +159,28 @@ class Attention(nn.Module):
         )
         self.q_norm, self.k_norm = norms
 
-    def forward(self, x: Tensor, rotary: RotaryTables | None) -> Tensor:
-        """(B, T, C) -> (B, T, C)."""
+    def forward(
+        self, x: Tensor, rotary: RotaryTables | None, before: KeysValues | None = None
+    ) -> Tensor:
+        """(B, T, C) -> (B, T, C).
+
+        ``before``: keys and values, (1, S, K, D), of S tokens that stand before every text's own.
+        """
+        q, k, v = self._project(x, rotary)
+        if before is not None:
+            k, v = (
+                torch.cat((first.expand(len(x), -1, -1, -1), own), dim=1)
+                for first, own in zip(before, (k, v), strict=True)
+            )
+        attend = self._attend_by_rows if self._is_short(k) else self._attend
+        return self.out(attend(q, k, v))
+
+    def keys_values(self, x: Tensor, rotary: RotaryTables | None) -> KeysValues:
+        """What the tokens of x, (B, T, C), are to those after them."""
+        return self._project(x, rotary)[1:]
+
+    def _project(self, x: Tensor, rotary: RotaryTables | None) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, T, C) -> queries (B, T, H, D), keys and values (B, T, K, D), positions in them."""
         heads = self.qkv(x).contiguous()  # else attention falls back to a slower kernel
         heads = heads.unflatten(-1, (-1, self.head_dim))  # (B, T, H + 2K, D)
         qk, v = heads.split([self.heads + self.kv_heads, self.kv_heads], dim=2)
@@ -170,19 +191,21 @@ class Attention(nn.Module):
             cos, sin = (table.unsqueeze(1) for table in rotary)  # (T, 1, D), for every head
             qk = rotate(qk, cos, sin)
         q, k = qk.split([self.heads, self.kv_heads], dim=2)
-        attend = self._attend_by_rows if self._is_short(x) else self._attend
-        return self.out(attend(q, k, v))
+        return q, k, v
 
-    def _is_short(self, x: Tensor) -> bool:
-        """Whether plain products are faster than the fused kernel for inputs (B, T, C)."""
+    def _is_short(self, k: Tensor) -> bool:
+        """Whether plain products are faster than the fused kernel for keys (B, T, K, D)."""
         # Gradients need all weights of attention kept, which is much memory for long texts.
         most = SHORT if self.causal and not torch.is_grad_enabled() else SHORT // 4
         shared = self.heads > self.kv_heads
-        return shared and len(x) > 1 and x.shape[1] <= most and x.dtype == torch.float32
+        return shared and len(k) > 1 and k.shape[1] <= most and k.dtype == torch.float32
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Queries (B, T, H, D), keys and values (B, T, K, D) -> (B, T, H * D)."""
-        mask = self._window_mask(q.shape[1], q.device)
+        """Queries (B, T, H, D), keys and values (B, S + T, K, D) -> (B, T, H * D).
+
+        The queries are those of the last tokens.
+        """
+        mask = self._mask(q.shape[1], k.shape[1], q.device)
         q, k, v = (part.transpose(1, 2) for part in (q, k, v))
         y = F.scaled_dot_product_attention(
             q,
@@ -201,10 +224,10 @@ class Attention(nn.Module):
         The heads of a key head stand in one product, as rows: a token's heads, then the next's.
         """
         batch, length = q.shape[:2]
-        shared = self.heads // self.kv_heads
-        at = torch.arange(length, device=q.device)
-        hidden = torch.zeros(length, length, dtype=q.dtype, device=q.device)
-        hidden = hidden.masked_fill_(~self._sees(at[:, None], at), -torch.inf)
+        shared, before = self.heads // self.kv_heads, k.shape[1] - length
+        at = torch.arange(before + length, device=q.device)
+        hidden = torch.zeros(length, before + length, dtype=q.dtype, device=q.device)
+        hidden = hidden.masked_fill_(~self._sees(at[before:, None], at), -torch.inf)
         hidden = hidden.repeat_interleave(shared, dim=0)
         q = q.unflatten(2, (self.kv_heads, shared)).transpose(1, 2)  # (B, K, T, H/K, D)
         q = q.reshape(batch * self.kv_heads, length * shared, self.head_dim)
@@ -212,7 +235,8 @@ class Attention(nn.Module):
         parts = []
         for first in range(0, length, QUERIES):
             last = min(first + QUERIES, length)
-            rows, seen = slice(first * shared, last * shared), last if self.causal else length
+            rows = slice(first * shared, last * shared)
+            seen = before + (last if self.causal else length)
             keys = k[:, :seen].transpose(1, 2)
             scores = torch.baddbmm(hidden[rows, :seen], q[:, rows], keys, alpha=self.scale)
             parts.append(torch.bmm(scores.softmax(-1), v[:, :seen]))
@@ -269,12 +293,12 @@ class Attention(nn.Module):
         """Which of ``length`` tokens one position of each text sees: (B,) -> (B, T), bool."""
         return self._sees(position[:, None], torch.arange(length, device=position.device))
 
-    def _window_mask(self, length: int, device: torch.device) -> Tensor | None:
-        """(T, T), true where seen; None where a window changes nothing."""
-        if self.window is None or length <= self.window:
+    def _mask(self, queries: int, keys: int, device: torch.device) -> Tensor | None:
+        """(T, S + T), true where seen; None where each token sees those before it, or all."""
+        if queries == keys and (self.window is None or keys <= self.window):
             return None
-        at = torch.arange(length, device=device)
-        return self._sees(at[:, None], at)
+        at = torch.arange(keys, device=device)
+        return self._sees(at[keys - queries :, None], at)
 
     def _sees(self, here: Tensor, there: Tensor) -> Tensor:
         """Whether a token at one position sees that at another."""
@@ -318,10 +342,16 @@ class Block(nn.Module):
         self.mlp = MLP(config)
         self.mlp_post_norm = make_norm(config) if config.post_norms else nn.Identity()
 
-    def forward(self, x: Tensor, rotary: RotaryTables | None) -> Tensor:
-        """(B, T, C) -> (B, T, C)."""
-        x = x + self.attn_post_norm(self.attn(self.attn_norm(x), rotary))
+    def forward(
+        self, x: Tensor, rotary: RotaryTables | None, before: KeysValues | None = None
+    ) -> Tensor:
+        """(B, T, C) -> (B, T, C); see ``Attention.forward``."""
+        x = x + self.attn_post_norm(self.attn(self.attn_norm(x), rotary, before))
         return x + self.mlp_post_norm(self.mlp(self.mlp_norm(x)))
+
+    def keys_values(self, x: Tensor, rotary: RotaryTables | None) -> KeysValues:
+        """What the tokens of x, (B, T, C), are to the attention of those after them."""
+        return self.attn.keys_values(self.attn_norm(x), rotary)
 
     def forward_at(self, x: Tensor, position: Tensor, rotary: RotaryTables | None) -> Tensor:
         """(B, T, C), (B,) -> (B, C): the block's output at one position of each text.

@@ -144,6 +144,7 @@ def set_precision(
         sample: token ids (T,) of some text, which says how large channels get; for int8.
         embed: turn the embeddings too.
     """
+    decoder.forget()
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
     for name, module in decoder.named_children():
         if embed and name.startswith("embed"):

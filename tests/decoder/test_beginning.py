@@ -1,0 +1,73 @@
+"""What texts begin with is computed once, and their states are the same."""
+
+import pytest
+import torch
+from tests.tiny import random_decoder
+
+from lastblock.decoder import layers
+from lastblock.decoder.config import FAMILIES
+from lastblock.decoder.precision import set_precision
+
+
+def _up(decoder, ids, depth=4):
+    return decoder.run(decoder.embed(ids), 0, depth)
+
+
+def _close(one, other):
+    torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4 * other.abs().max().item())
+
+
+@pytest.mark.parametrize("short", [0, layers.SHORT], ids=["fused", "by rows"])
+@pytest.mark.parametrize("texts", [1, 5])
+@pytest.mark.parametrize("family", FAMILIES)
+@torch.inference_mode()
+def test_states_are_the_same_at_every_depth(family, texts, short, monkeypatch):
+    monkeypatch.setattr(layers, "SHORT", short)
+    decoder = random_decoder(family)
+    ids = torch.randint(0, 97, (texts, 40))
+    ids[:] = torch.cat((ids[:1, :7].expand(texts, 7), ids[:, 7:]), dim=1)
+    decoder.begin_with(ids[0, :7].int())
+    for _ in range(2):  # the second time it is there
+        climb = decoder.climb(ids)
+        for depth in (0, 1, 3, 4):
+            _close(climb.to(depth), _up(decoder, ids, depth))
+
+
+@torch.inference_mode()
+def test_other_and_much_longer_texts_are_run_whole():
+    decoder, ids = random_decoder(), torch.randint(0, 97, (3, 20))
+    decoder.begin_with(ids[0, :4])
+    _close(decoder.climb(ids).to(4), _up(decoder, ids))
+    _close(decoder.climb(ids[:1, :4]).to(4), _up(decoder, ids[:1, :4]))
+    long = ids[:1].repeat(1, 5)
+    _close(decoder.climb(long).to(4), _up(decoder, long))
+
+
+@torch.inference_mode()
+def test_nothing_is_kept_of_weights_that_change():
+    decoder, ids = random_decoder("qwen2"), torch.randint(0, 97, (1, 20))
+    decoder.begin_with(ids[0, :6])
+    before = decoder.climb(ids).to(4)
+    set_precision(decoder, 4, "int8", ids[0])
+    rounded = decoder.climb(ids).to(4)
+    assert not torch.equal(before, rounded)
+    # A token's rounding depends on that token alone.
+    torch.testing.assert_close(rounded[:, :6], _up(decoder, ids[:, :6]), rtol=1e-3, atol=1e-2)
+    decoder.set_attention("full")
+    _close(decoder.climb(ids).to(4), _up(decoder, ids))
+
+
+def test_fewer_tokens_are_run():
+    decoder, ran = random_decoder(), []
+    ids = torch.randint(0, 97, (3, 20))
+    ids[:, :8] = ids[0, :8].clone()
+    decoder.blocks[1].register_forward_pre_hook(lambda _, x: ran.append(x[0][..., 0].numel()))
+    with torch.inference_mode():
+        decoder.climb(ids).to(2)
+        decoder.begin_with(ids[0, :8])
+        decoder.climb(ids).to(2)
+        decoder.climb(ids).to(2)
+        decoder.set_attention("full")  # later tokens change the first ones then
+        decoder.climb(ids).to(2)
+    decoder.climb(ids).to(2)  # gradients may be wanted, of every token
+    assert ran == [60, 8, 36, 36, 60, 60]
