@@ -24,6 +24,15 @@ TEXT = (
     "You are a winner you have been specially selected to receive $1000 cash or a $2000 award. "
     "Call now to claim."
 )
+# What ``lastblock predict`` imports, and how it ends.
+IMPORTS = """
+import os
+from lastblock import runtime
+runtime.spare_torch_compiler()
+with runtime.without_collecting():
+    import lastblock.checkpoint
+os._exit(0)
+"""
 
 
 def processes(model: Path, runs: int) -> dict[str, float]:
@@ -34,6 +43,7 @@ def processes(model: Path, runs: int) -> dict[str, float]:
         "help": [*python, "-m", "lastblock", "--help"],
         "import_torch": [*python, "-c", "import torch"],
         "import_inference": [*python, "-c", "import lastblock.checkpoint"],
+        "import_in_predict": [*python, "-c", IMPORTS],
         "predict": [*python, "-m", "lastblock", "predict", str(model), TEXT],
     }
     seconds = {}

@@ -19,7 +19,8 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):  # None when closed by whoever started us
             # A character that the terminal cannot show must not end a run.
             stream.reconfigure(errors="backslashreplace")
-    if sys.argv[1:2] == ["predict"]:
+    predicting = sys.argv[1:2] == ["predict"]
+    if predicting:
         from lastblock.runtime import spare_torch_compiler
 
         spare_torch_compiler()
@@ -31,6 +32,10 @@ def main() -> None:
         # exit fails once more.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
+    if predicting:
+        # Taking torch apart again, which nothing waits for, would take a fifth of the time.
+        print(end="", file=sys.stderr, flush=True)
+        os._exit(code)
     sys.exit(code)
 
 

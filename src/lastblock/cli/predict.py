@@ -94,8 +94,11 @@ def predict(
     reading = reading_texts(**options)
     gathered = _gather(texts or [], source, **reading)
 
-    from lastblock.checkpoint import load
     from lastblock.cli.progress import make_progress
+    from lastblock.runtime import without_collecting
+
+    with without_collecting():
+        from lastblock.checkpoint import load
 
     loaded, progress = load(model), make_progress()
     if says := loaded.decision.describe(loaded.class_names):
