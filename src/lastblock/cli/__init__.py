@@ -15,8 +15,11 @@ EXIT_INTERRUPTED = 130
 
 def main() -> None:
     """Run ``lastblock`` on the program's own arguments and end the program."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever started us
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # None when closed by whoever started us
+        if isinstance(stream, io.TextIOWrapper):
             # A character that the terminal cannot show must not end a run.
             stream.reconfigure(errors="backslashreplace")
     predicting = sys.argv[1:2] == ["predict"]
