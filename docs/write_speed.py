@@ -38,13 +38,14 @@ def rows(figures: dict[str, Any]) -> list[tuple[str, str, str, str]]:
             work = f"`--recipe {recipe}`, 1,494 messages, start to saved model"
             found.append((work, ours, loop, f"{speed[f'{recipe}_ratio']:.1f} ×"))
     if both := figures.get("transformers_speed"):
-        trainer, fit = both["trainer"], both["auto_fit"]
-        work = f"`auto` fitted on {both['options']['texts']:,} questions"
-        them = f"transformers' Trainer, last block, 5 epochs, {trainer:,.0f} s"
-        found.append((work, f"{fit:,.0f} s", them, f"{trainer / fit:.1f} ×"))
+        fit = both["auto_fit"]
+        for name, theirs in both["trainer"].items():
+            work = f"`auto` fitted on {both['options']['texts']:,} questions"
+            them = f"transformers' Trainer, last block, 5 epochs, {name}, {theirs:,.0f} s"
+            found.append((work, f"{fit:,.0f} s", them, f"{theirs / fit:.1f} ×"))
         ours = both["predict"]
         plain, best = both["pipeline"]["as it comes"], min(both["pipeline"].values())
-        for how, theirs in (("as it comes", plain), ("sorted, in its best batches", best)):
+        for how, theirs in (("as it comes", plain), ("sorted, at its best", best)):
             work = f"{both['options']['messages']:,} messages predicted"
             them = f"transformers' pipeline {how}, {theirs:.1f} s"
             found.append((work, f"{ours:.1f} s", them, f"{theirs / ours:.1f} ×"))
@@ -61,6 +62,7 @@ def rows(figures: dict[str, Any]) -> list[tuple[str, str, str, str]]:
         them = f"`import torch` alone, {cold['import_torch']:.2f} s"
         work = "`lastblock predict` of one text, from a cold process"
         found.append((work, f"{cold['predict']:.2f} s", them, ""))
+        found.append(("of it imports", f"{cold['import_in_predict']:.2f} s", them, ""))
         work = f"one text of {warm['tokens']} tokens, warm"
         found.append((work, f"{warm['p50_ms']:.0f} ms (median)", "", ""))
     if step := figures.get("training_step"):
