@@ -93,6 +93,40 @@ def linear_of_norm(x: Tensor, norm: nn.Module, weight: Tensor, bias: Tensor | No
     return linear(plain, weight * (norm.weight + norm.offset), bias)
 
 
+def mean_of_norm(x: Tensor, read: Tensor, norm: nn.Module, seen: Tensor, share: Tensor) -> Tensor:
+    """Weighted means of ``norm(x)`` over each text's tokens: (B, H, C).
+
+    What a norm does to a token is to multiply by a number and add one, before its factors, which
+    are the same for all tokens. So no token's norm is computed, but those numbers.
+
+    Args:
+        x: (B, T, C).
+        read: the tokens that are seen, text by text, (N, C).
+        norm: over the last axis.
+        seen: which these are, (B, T), bool.
+        share: H weights of each token, (B, H, T), nought where not seen and 1 in all.
+    """
+    if isinstance(norm, nn.LayerNorm):
+        variance, mean = torch.var_mean(read, dim=1, correction=0)
+        by = torch.rsqrt(variance + norm.eps)
+        off = (share * _in_place(mean * by, seen)[:, None]).sum(-1, keepdim=True)  # (B, H, 1)
+        means = torch.bmm(share * _in_place(by, seen)[:, None], x) - off
+        return means * norm.weight + norm.bias
+    assert isinstance(norm, RMSNorm)
+    by = torch.rsqrt(read.square().mean(1) + norm.eps)
+    means = torch.bmm(share * _in_place(by, seen)[:, None], x)
+    return means * (norm.weight + norm.offset)
+
+
+def _in_place(of_seen: Tensor, seen: Tensor) -> Tensor:
+    """What is known of the tokens seen, (N, ...), where these stand, (B, T, ...); else nought."""
+    if len(of_seen) < seen.numel():
+        rows = seen.flatten().nonzero()[:, 0]
+        room = of_seen.new_zeros(seen.numel(), *of_seen.shape[1:])
+        of_seen = room.index_copy_(0, rows, of_seen)
+    return of_seen.unflatten(0, seen.shape)
+
+
 def make_norm(config: DecoderConfig) -> nn.Module:
     """The family's norm over the hidden states."""
     if config.norm == "layer":
@@ -246,7 +280,7 @@ class Attention(nn.Module):
     def forward_at(
         self,
         here: Tensor,
-        read: Tensor,
+        x: Tensor,
         norm: nn.Module,
         seen: Tensor,
         position: Tensor,
@@ -254,39 +288,41 @@ class Attention(nn.Module):
     ) -> Tensor:
         """What ``forward`` gives at one position of each of B texts, (B, C).
 
-        Keys and values are computed for the tokens that are seen from there, N in all, the query
-        and the output projection for the asked ones alone.
+        Keys are computed for the tokens that are seen from there, all else for the asked ones
+        alone: the values too, as the mean of values is the value of the mean.
 
         Args:
             here: the inputs at the asked positions, (B, C).
-            read: the states of the tokens that are seen, text by text, (N, C), before the norm.
+            x: the states of all tokens, (B, T, C), before the norm.
             norm: the norm before this layer, of which ``here`` is a result already.
-            seen: which these are, (B, T), bool; see ``sees_from``.
+            seen: which tokens are seen, (B, T), bool; see ``sees_from``.
             position: the asked positions, (B,).
             rotary: tables for T positions, if any.
         """
-        widths = [self.heads * self.head_dim, 2 * self.kv_heads * self.head_dim]
-        q_weight, kv_weight = self.qkv.weight.split(widths)
+        kv_width = self.kv_heads * self.head_dim
+        widths = [self.heads * self.head_dim, kv_width, kv_width]
+        q_weight, k_weight, v_weight = self.qkv.weight.split(widths)
         bias = self.qkv.bias
-        q_bias, kv_bias = (None, None) if bias is None else bias.split(widths)
+        q_bias, k_bias, v_bias = (None, None, None) if bias is None else bias.split(widths)
+        read = x.flatten(0, 1) if bool(seen.all()) else x[seen]  # (N, C)
         q = linear(here, q_weight, q_bias).unflatten(-1, (-1, self.head_dim))  # (B, H, D)
-        kv = linear_of_norm(read, norm, kv_weight, kv_bias)  # (N, 2 * K * D)
-        if len(read) < seen.numel():
-            rows = seen.flatten().nonzero()[:, 0]
-            kv = kv.new_zeros(seen.numel(), kv.shape[-1]).index_copy_(0, rows, kv)
-        kv = kv.reshape(*seen.shape, 2 * self.kv_heads, self.head_dim)
-        k, v = kv.chunk(2, dim=2)  # (B, T, K, D)
+        k = _in_place(linear_of_norm(read, norm, k_weight, k_bias), seen)  # (B, T, K * D)
+        k = k.unflatten(-1, (self.kv_heads, self.head_dim))
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         if rotary is not None:
             cos, sin = (table.unsqueeze(1) for table in rotary)
             q, k = rotate(q, cos[position], sin[position]), rotate(k, cos, sin)
-        k, v = k.transpose(1, 2), v.transpose(1, 2)  # (B, K, T, D)
         # The query heads that share a key head stand as that head's queries: (B, K, H/K, D).
         q = q.unflatten(1, (self.kv_heads, -1))
-        y = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=seen[:, None, None, :], scale=self.scale
-        )
+        scores = q @ k.permute(0, 2, 3, 1) * self.scale  # (B, K, H/K, T)
+        weights = scores.masked_fill(~seen[:, None, None, :], -torch.inf).softmax(-1)
+        mean = mean_of_norm(x, read, norm, seen, weights.flatten(1, 2))  # (B, H, C)
+        mean = mean.unflatten(1, (self.kv_heads, -1)).transpose(0, 1)  # (K, B, H/K, C)
+        y = torch.bmm(mean.flatten(1, 2), v_weight.unflatten(0, (self.kv_heads, -1)).mT)
+        y = y.unflatten(1, (len(x), -1)).transpose(0, 1)  # (B, K, H/K, D)
+        if v_bias is not None:
+            y = y + v_bias.view(self.kv_heads, 1, self.head_dim)
         return self.out(y.flatten(1))
 
     def sees_from(self, position: Tensor, length: int) -> Tensor:
@@ -360,9 +396,8 @@ class Block(nn.Module):
         """
         here = x[torch.arange(x.shape[0], device=x.device), position]
         seen = self.attn.sees_from(position, x.shape[1])
-        read = x.flatten(0, 1) if bool(seen.all()) else x[seen]
         attended = self.attn.forward_at(
-            self.attn_norm(here), read, self.attn_norm, seen, position, rotary
+            self.attn_norm(here), x, self.attn_norm, seen, position, rotary
         )
         here = here + self.attn_post_norm(attended)
         return here + self.mlp_post_norm(self.mlp(self.mlp_norm(here)))
