@@ -216,6 +216,8 @@ class SequenceClassifier(nn.Module):
 
         These are (B, summary_rows + T, C), in the prefix's dtype.
         """
+        if not self.frozen_blocks:  # the embeddings may be trained: nothing may be kept of them
+            return self.decoder.embed(ids)
         rows: list[Tensor] = []
         climb = self.decoder.climb(ids)
         for depth in self.summary_depths:

@@ -1,9 +1,12 @@
 """What texts begin with is computed once, and their states are the same."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
-from tests.tiny import random_decoder
+from tiny import random_decoder
 
+from lastblock.classifier import SequenceClassifier
 from lastblock.decoder import layers
 from lastblock.decoder.config import FAMILIES
 from lastblock.decoder.precision import set_precision
@@ -71,3 +74,29 @@ def test_fewer_tokens_are_run():
         decoder.climb(ids).to(2)
     decoder.climb(ids).to(2)  # gradients may be wanted, of every token
     assert ran == [60, 8, 36, 36, 60, 60]
+
+
+@torch.inference_mode()
+def test_threads_may_share_a_decoder():
+    decoder, ids = random_decoder(), torch.randint(0, 97, (2, 20))
+    ids[1, :8] = ids[0, :8]
+    expected = _up(decoder, ids)
+    decoder.begin_with(ids[0, :8])
+
+    @torch.inference_mode()
+    def climb(_):
+        return decoder.climb(ids).to(4)
+
+    with ThreadPoolExecutor(8) as threads:
+        for found in threads.map(climb, range(40)):
+            _close(found, expected)
+
+
+@torch.inference_mode()
+def test_trained_embeddings_are_not_kept():
+    classifier = SequenceClassifier(random_decoder(), 2, trainable_blocks=4, train_embeddings=True)
+    ids, lengths = torch.randint(0, 97, (1, 20)), torch.tensor([20])
+    classifier.decoder.begin_with(ids[0, :8])
+    classifier(ids, lengths)
+    classifier.decoder.embed_tokens.weight.mul_(2)
+    torch.testing.assert_close(classifier.prefix(ids, lengths), classifier.decoder.embed(ids))

@@ -5,7 +5,7 @@ The language model's output layer is no part of it: a classifier never needs it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from lastblock.decoder.layers import Block, KeysValues, RotaryTables, make_norm,
 WORTH_SHARING = 16
 
 
-@dataclass
+@dataclass(frozen=True)
 class Beginning:
     """What the first tokens of many texts come to: as they see no later ones, the same in each.
 
@@ -27,8 +27,8 @@ class Beginning:
     """
 
     ids: Tensor
-    states: list[Tensor] = field(default_factory=list)
-    keys_values: list[KeysValues] = field(default_factory=list)
+    states: tuple[Tensor, ...] = ()
+    keys_values: tuple[KeysValues, ...] = ()
 
 
 class Decoder(nn.Module):
@@ -63,7 +63,7 @@ class Decoder(nn.Module):
     def forget(self) -> None:
         """Drop what was computed of that, as weights have changed."""
         if self._beginning is not None:
-            self.begin_with(self._beginning.ids)
+            self.begin_with(self._beginning.ids.clone())
 
     def climb(self, ids: Tensor) -> Climb:
         """Texts, token ids (B, T), to be taken up block by block.
@@ -109,18 +109,24 @@ class Decoder(nn.Module):
             x = self.blocks[index](x, self.rotary(index, x, first), before)
         return x
 
-    def reach(self, begun: Beginning, depth: int) -> None:
-        """Take a beginning up to a depth, if it has not been there."""
-        if len(begun.states) > depth:
-            return
+    def reach(self, begun: Beginning, depth: int) -> Beginning:
+        """A beginning as far up as a depth; as threads may share a decoder, none is changed."""
+        known = self._beginning
+        if known is not None and known.ids is begun.ids and len(known.states) > depth:
+            return known
+        states, keys_values = [*begun.states], [*begun.keys_values]
         with torch.inference_mode(False), torch.no_grad():  # in this order
-            if not begun.states:
-                begun.states.append(self.embed(begun.ids[None]))
-            for index in range(len(begun.states) - 1, depth):
-                x, block = begun.states[index], self.blocks[index]
+            if not states:
+                states.append(self.embed(begun.ids[None]))
+            for index in range(len(states) - 1, depth):
+                x, block = states[index], self.blocks[index]
                 assert isinstance(block, Block)
-                begun.keys_values.append(block.keys_values(x, self.rotary(index, x)))
-                begun.states.append(self.run(x, index, index + 1))
+                keys_values.append(block.keys_values(x, self.rotary(index, x)))
+                states.append(self.run(x, index, index + 1))
+        reached = Beginning(begun.ids, tuple(states), tuple(keys_values))
+        if known is not None and known.ids is begun.ids:
+            self._beginning = reached
+        return reached
 
     def run_at(self, x: Tensor, position: Tensor, index: int) -> Tensor:
         """Hidden states (B, T, C) through one block, at one position of each text: (B, C)."""
@@ -165,7 +171,7 @@ class Climb:
     def to(self, depth: int) -> Tensor:
         """Hidden states after so many blocks, (B, T, C); no way leads down."""
         if self._begun is not None:
-            self._decoder.reach(self._begun, depth)
+            self._begun = self._decoder.reach(self._begun, depth)
         self._own = self._decoder.run(self._own, self.depth, depth, self._begun)
         self.depth = depth
         return self.states()
