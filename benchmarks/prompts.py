@@ -47,7 +47,7 @@ def features(decoder: Decoder, sequences: list[TokenIds]) -> list[Tensor]:
         ids, lengths = pad([sequences[i] for i in batch], pad_id=0)
         size, climb = torch.tensor(lengths), decoder.climb(torch.from_numpy(ids))
         for into, depth in zip(found, DEPTHS, strict=True):
-            x = climb.to(depth)
+            x = climb.to(depth).states()
             last = x[torch.arange(len(x)), size - 1]
             into[torch.from_numpy(batch)] = torch.cat([last, mean_state(x, size)], 1)
     return found

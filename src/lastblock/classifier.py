@@ -221,9 +221,9 @@ class SequenceClassifier(nn.Module):
         rows: list[Tensor] = []
         climb = self.decoder.climb(ids)
         for depth in self.summary_depths:
-            x = climb.to(depth)
+            x = climb.to(depth).states()
             rows += split_rounding(mean_state(x.float(), lengths), x.dtype)
-        x = climb.to(self.frozen_blocks)
+        x = climb.to(self.frozen_blocks).states()
         return torch.cat([torch.stack(rows, 1), x], 1) if rows else x
 
     def summary(self, activations: Tensor, rows: Tensor) -> Tensor:

@@ -145,7 +145,7 @@ def choose_depth(
             features = torch.stack([torch.cat((mean, last)) for last, mean in here])
             probe = fit_probe(features, truth, counts, whole, means=features.shape[1] // 2)
             curve.add(depth, _accuracy(probe.out_of_fold, truth, counts))
-            running[depth] = climb.states
+            running[depth] = [*climb.states()]
             running = {d: x for d, x in running.items() if d in curve.in_the_running()}
     states.put({ids.tobytes(): torch.stack(pooled[ids.tobytes()]) for ids in unknown}, progress)
     frozen = curve.chosen()
@@ -328,21 +328,25 @@ class _Climb:
         self.lengths = [torch.tensor(lengths) for _, lengths in padded]
         with torch.inference_mode():
             self._climbs = [decoder.climb(torch.from_numpy(ids)) for ids, _ in padded]
-            self.states = [climb.to(0) for climb in self._climbs]
 
     def up_to(self, depth: int) -> Iterator[int]:
         """Go up a block at a time, to ``depth``, and say how many are below."""
         while self.depth < depth:
             self.depth += 1
             with torch.inference_mode():
-                self.states = [climb.to(self.depth) for climb in self._climbs]
+                for climb in self._climbs:
+                    climb.to(self.depth)
             yield self.depth
+
+    def states(self) -> Iterator[Tensor]:
+        """Each batch's hidden states, (B, T, C)."""
+        return (climb.states() for climb in self._climbs)
 
     def pooled(self) -> tuple[Tensor, Tensor]:
         """Last token's states and mean states, each (n, C) float32, in the texts' order."""
         last = torch.empty(len(self.sequences), self._size)
         mean = torch.empty_like(last)
-        for x, batch, lengths in zip(self.states, self.batches, self.lengths, strict=True):
+        for x, batch, lengths in zip(self.states(), self.batches, self.lengths, strict=True):
             rows = torch.from_numpy(batch)
             last[rows] = x[torch.arange(len(x)), lengths - 1].float()
             mean[rows] = mean_state(x.float(), lengths)

@@ -16,6 +16,8 @@ import types
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from importlib import metadata
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -26,6 +28,8 @@ Precision = Literal["float32", "bfloat16", "int8"]
 # A product has to be this much faster before it is worth its rounding; well away from 1, so that
 # the same machine chooses the same every time.
 WORTH_ROUNDING = 1.3
+# The first torch that was seen to need nothing of torch.export while it is imported.
+EXPORT_NOT_NEEDED = [2, 13]
 
 
 class Progress(Protocol):
@@ -137,9 +141,15 @@ def spare_torch_compiler() -> None:
     meta tensors that have no shape function in C++ do. To be called before torch is imported, and
     only in a process that runs no code but ours.
     """
-    if "torch" not in sys.modules:
-        for name in ("torch._meta_registrations", "torch.export"):
-            sys.modules.setdefault(name, types.ModuleType(name))
+    if "torch" in sys.modules:
+        return
+    names = ["torch._meta_registrations"]
+    if [int(n) for n in metadata.version("torch").split(".")[:2]] >= EXPORT_NOT_NEEDED:
+        names.append("torch.export")
+    for name in names:
+        module = types.ModuleType(name)
+        module.__spec__ = ModuleSpec(name, None)
+        sys.modules.setdefault(name, module)
 
 
 @contextmanager

@@ -33,31 +33,31 @@ def test_states_are_the_same_at_every_depth(family, texts, short, monkeypatch):
     for _ in range(2):  # the second time it is there
         climb = decoder.climb(ids)
         for depth in (0, 1, 3, 4):
-            _close(climb.to(depth), _up(decoder, ids, depth))
+            _close(climb.to(depth).states(), _up(decoder, ids, depth))
 
 
 @torch.inference_mode()
 def test_other_and_much_longer_texts_are_run_whole():
     decoder, ids = random_decoder(), torch.randint(0, 97, (3, 20))
     decoder.begin_with(ids[0, :4])
-    _close(decoder.climb(ids).to(4), _up(decoder, ids))
-    _close(decoder.climb(ids[:1, :4]).to(4), _up(decoder, ids[:1, :4]))
+    _close(decoder.climb(ids).to(4).states(), _up(decoder, ids))
+    _close(decoder.climb(ids[:1, :4]).to(4).states(), _up(decoder, ids[:1, :4]))
     long = ids[:1].repeat(1, 5)
-    _close(decoder.climb(long).to(4), _up(decoder, long))
+    _close(decoder.climb(long).to(4).states(), _up(decoder, long))
 
 
 @torch.inference_mode()
 def test_nothing_is_kept_of_weights_that_change():
     decoder, ids = random_decoder("qwen2"), torch.randint(0, 97, (1, 20))
     decoder.begin_with(ids[0, :6])
-    before = decoder.climb(ids).to(4)
+    before = decoder.climb(ids).to(4).states()
     set_precision(decoder, 4, "int8", ids[0])
-    rounded = decoder.climb(ids).to(4)
+    rounded = decoder.climb(ids).to(4).states()
     assert not torch.equal(before, rounded)
     # A token's rounding depends on that token alone.
     torch.testing.assert_close(rounded[:, :6], _up(decoder, ids[:, :6]), rtol=1e-3, atol=1e-2)
     decoder.set_attention("full")
-    _close(decoder.climb(ids).to(4), _up(decoder, ids))
+    _close(decoder.climb(ids).to(4).states(), _up(decoder, ids))
 
 
 def test_fewer_tokens_are_run():
@@ -85,7 +85,7 @@ def test_threads_may_share_a_decoder():
 
     @torch.inference_mode()
     def climb(_):
-        return decoder.climb(ids).to(4)
+        return decoder.climb(ids).to(4).states()
 
     with ThreadPoolExecutor(8) as threads:
         for found in threads.map(climb, range(40)):

@@ -27,14 +27,15 @@ def main() -> None:
         from lastblock.runtime import spare_torch_compiler
 
         spare_torch_compiler()
+    code = 1
     try:
         code = run(sys.argv[1:])
         print(end="", flush=True)
-    except BrokenPipeError:
-        # The reader (head, less) has left. Point stdout elsewhere, or Python's own flush at
-        # exit fails once more.
+    except OSError as error:
+        # The reader (head, less) has left, or the disk is full, which has been said. Point stdout
+        # elsewhere, or Python's own flush at exit fails once more.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 1
+        code = 1 if isinstance(error, BrokenPipeError) else max(code, EXIT_MENDABLE)
     if predicting:
         # Taking torch apart again, which nothing waits for, would take a fifth of the time.
         print(end="", file=sys.stderr, flush=True)

@@ -6,6 +6,7 @@ The language model's output layer is no part of it: a classifier never needs it.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -64,6 +65,13 @@ class Decoder(nn.Module):
         """Drop what was computed of that, as weights have changed."""
         if self._beginning is not None:
             self.begin_with(self._beginning.ids.clone())
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy or pickle goes without what can be computed anew."""
+        state = {**self.__dict__, "_rotary": {}}
+        if self._beginning is not None:
+            state["_beginning"] = Beginning(self._beginning.ids)
+        return state
 
     def climb(self, ids: Tensor) -> Climb:
         """Texts, token ids (B, T), to be taken up block by block.
@@ -168,13 +176,13 @@ class Climb:
         if begun is not None:
             self._own = self._own[:, len(begun.ids) :]
 
-    def to(self, depth: int) -> Tensor:
-        """Hidden states after so many blocks, (B, T, C); no way leads down."""
+    def to(self, depth: int) -> Climb:
+        """Up to where so many blocks are below; no way leads down."""
         if self._begun is not None:
             self._begun = self._decoder.reach(self._begun, depth)
         self._own = self._decoder.run(self._own, self.depth, depth, self._begun)
         self.depth = depth
-        return self.states()
+        return self
 
     def states(self) -> Tensor:
         """Hidden states here, (B, T, C)."""
