@@ -15,6 +15,7 @@ import resource
 import statistics
 from collections.abc import Sequence
 
+import torch
 from common import block_shapes, in_precision, matrix_rate, messages, seconds_of, write_results
 
 from lastblock.activations import TOKEN_BUDGET, ActivationStore
@@ -59,6 +60,8 @@ def main() -> None:
     models = {name: in_precision(name, given.depth) for name in given.precisions}
     sequences = next(iter(models.values())).encode(messages(given.texts))
     classifiers = {name: model.classifier for name, model in models.items()}
+    for classifier in classifiers.values():  # what is counted is run: no token's states are shared
+        classifier.decoder.begin_with(torch.empty(0, dtype=torch.long))
     found = measure(classifiers, sequences, given.turns)
     for name in classifiers:
         share = found[name] / found["products"]

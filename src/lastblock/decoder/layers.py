@@ -319,6 +319,7 @@ class Attention(nn.Module):
         weights = scores.masked_fill(~seen[:, None, None, :], -torch.inf).softmax(-1)
         mean = mean_of_norm(x, read, norm, seen, weights.flatten(1, 2))  # (B, H, C)
         mean = mean.unflatten(1, (self.kv_heads, -1)).transpose(0, 1)  # (K, B, H/K, C)
+        v_weight = v_weight.contiguous()  # GPT-2's lies the other way until it has been saved
         y = torch.bmm(mean.flatten(1, 2), v_weight.unflatten(0, (self.kv_heads, -1)).mT)
         y = y.unflatten(1, (len(x), -1)).transpose(0, 1)  # (B, K, H/K, D)
         if v_bias is not None:
