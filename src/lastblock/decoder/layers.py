@@ -100,7 +100,7 @@ def mean_of_norm(x: Tensor, read: Tensor, norm: nn.Module, seen: Tensor, share: 
     are the same for all tokens. So no token's norm is computed, but those numbers.
 
     Args:
-        x: (B, T, C).
+        x: (B, T, C), finite also where not seen.
         read: the tokens that are seen, text by text, (N, C).
         norm: over the last axis.
         seen: which these are, (B, T), bool.
