@@ -2,10 +2,13 @@
 
 import ctypes
 import sys
+import threading
+from collections.abc import Iterator
 
 import pytest
+import torch
 
-from lastblock.runtime import keep_freed_memory
+from lastblock.runtime import MOST_AT_ONCE, at_once, inferred, keep_freed_memory
 
 
 def test_what_the_user_says_of_memory_stands(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -33,3 +36,48 @@ def test_the_c_library_is_asked_where_it_can_be(
     monkeypatch.setattr(ctypes, "CDLL", lambda name: Glibc() if library == "glibc" else object())
     keep_freed_memory.__wrapped__()
     assert [name for name, _ in asked] == ([-3, -1] if library == "glibc" else [])
+
+
+@pytest.fixture(params=[1, 2, 5])
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("items", [0, 1, 2, 7, 40])
+def test_batches_side_by_side_come_back_in_their_order(threads: int, items: int) -> None:
+    weight = torch.randn(8, 8, requires_grad=True)
+    batches = [torch.randn(3, 8) for _ in range(items)]
+
+    def work(batch: torch.Tensor) -> tuple[torch.Tensor, int]:
+        return batch @ weight, torch.get_num_threads()
+
+    found = [*inferred(work, batches)]
+    assert len(found) == items
+    for batch, (product, of_torch) in zip(batches, found, strict=True):
+        torch.testing.assert_close(product, batch @ weight.detach())
+        assert product.is_inference()
+        assert of_torch == threads // max(1, min(threads, items))
+
+
+def test_torch_has_its_threads_back_afterwards(threads: int) -> None:
+    assert at_once() == min(threads, MOST_AT_ONCE)
+    with pytest.raises(ZeroDivisionError):
+        [*inferred(lambda i: 1 // i, [2, 1, 0, 3, 4, 5])]
+    assert torch.get_num_threads() == threads
+    seen: list[int] = []
+    new = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
+    new.start()
+    new.join()
+    assert seen == [threads]
+
+
+def test_results_wait_for_whoever_takes_them(threads: int) -> None:
+    done: list[int] = []
+    results = inferred(done.append, range(1_000))
+    for taken in range(10):
+        next(results)
+        assert len(done) <= taken + 1 + 2 * threads
+    results.close()

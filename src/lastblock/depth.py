@@ -27,7 +27,7 @@ from lastblock.activations import TOKEN_BUDGET, ActivationStore
 from lastblock.classifier import mean_state, split_rounding
 from lastblock.decoder.decoder import Decoder
 from lastblock.probe import fit_probe
-from lastblock.runtime import Progress, Silent
+from lastblock.runtime import Progress, Silent, at_once, inferred
 from lastblock.tokenization.batching import TokenIds, pad, token_budget_batches
 
 # Texts that are probed, and their tokens: more would tell little more, and all these states of a
@@ -323,7 +323,8 @@ class _Climb:
 
     def __init__(self, decoder: Decoder, sequences: Sequence[TokenIds]) -> None:
         self.sequences, self.depth, self._size = sequences, 0, decoder.config.hidden_size
-        self.batches = [*token_budget_batches([len(s) for s in sequences], TOKEN_BUDGET)]
+        sizes = [len(ids) for ids in sequences]
+        self.batches = token_budget_batches(sizes, TOKEN_BUDGET, at_once())
         padded = [pad([sequences[i] for i in batch], pad_id=0) for batch in self.batches]
         self.lengths = [torch.tensor(lengths) for _, lengths in padded]
         with torch.inference_mode():
@@ -333,9 +334,8 @@ class _Climb:
         """Go up a block at a time, to ``depth``, and say how many are below."""
         while self.depth < depth:
             self.depth += 1
-            with torch.inference_mode():
-                for climb in self._climbs:
-                    climb.to(self.depth)
+            for _ in inferred(lambda climb: climb.to(self.depth), self._climbs):
+                pass
             yield self.depth
 
     def states(self) -> Iterator[Tensor]:

@@ -13,23 +13,28 @@ import os
 import sys
 import time
 import types
-from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from importlib import metadata
 from importlib.machinery import ModuleSpec
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
 if TYPE_CHECKING:
     import torch
 
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 Precision = Literal["float32", "bfloat16", "int8"]
 # A product has to be this much faster before it is worth its rounding; well away from 1, so that
 # the same machine chooses the same every time.
 WORTH_ROUNDING = 1.3
 # The first torch that was seen to need nothing of torch.export while it is imported.
 EXPORT_NOT_NEEDED = [2, 13]
+# Python runs in one thread at a time: with more of them, each waits for the others.
+MOST_AT_ONCE = 16
 
 
 class Progress(Protocol):
@@ -170,6 +175,51 @@ def seed_everything(seed: int) -> torch.Generator:
 
     torch.manual_seed(seed)
     return torch.Generator().manual_seed(seed)
+
+
+def at_once() -> int:
+    """How many batches ``inferred`` computes side by side, if there are so many."""
+    import torch
+
+    return min(torch.get_num_threads(), MOST_AT_ONCE)
+
+
+def inferred(work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
+    """``work`` of each item, in their order, without gradients and side by side.
+
+    Torch's threads are shared out among the items that are computed at once. What many small
+    operations are made of takes a thread of its own less time than all threads together, which
+    wait for each other after each of them. No more than twice as many results as threads wait to be
+    taken.
+    """
+    import torch
+
+    threads = torch.get_num_threads()
+    workers = min(at_once(), len(items))
+
+    def alone() -> None:
+        torch.get_num_threads()  # what a new thread asks for first resets it
+        torch.set_num_threads(threads // workers)
+
+    @torch.inference_mode()
+    def one(item: Item) -> Result:
+        return work(item)
+
+    if workers < 2:
+        yield from map(one, items)
+        return
+    pool = ThreadPoolExecutor(workers, initializer=alone)
+    running: deque[Future[Result]] = deque()
+    try:
+        for item in items:
+            running.append(pool.submit(one, item))
+            if len(running) > 2 * workers:
+                yield running.popleft().result()
+        while running:
+            yield running.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)  # also of threads that are yet to begin
 
 
 def has_int8_instructions() -> bool:

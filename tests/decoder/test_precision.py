@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -111,7 +112,7 @@ def test_dividing_channels_changes_no_product(family: str, monkeypatch: pytest.M
     decoder = random_decoder(family)
     divided = copy.deepcopy(decoder)
     monkeypatch.setattr(Int8Linear, "round", _keep)
-    monkeypatch.setattr(Int8Linear, "forward", _multiply)
+    monkeypatch.setattr(Int8Linear, "parts", _multiply)
     set_precision(divided, 4, "int8", torch.randint(0, 97, (60,)))
     ids, _ = random_batch()
     with torch.no_grad():
@@ -126,12 +127,28 @@ def _keep(layer: Int8Linear, linear: nn.Linear, smooth: Tensor) -> None:
         layer.bias = linear.bias.detach().clone()
 
 
-def _multiply(layer: Int8Linear, x: Tensor) -> Tensor:
+def _multiply(layer: Int8Linear, x: Tensor, count: int) -> Sequence[Tensor]:
     if layer.eps is not None:
         x = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + layer.eps)
     x = x if layer.factor is None else x * layer.factor
     y = nn.functional.linear(x, layer.weight) * layer.scale
-    return y if layer.bias is None else y + layer.bias
+    y = y if layer.bias is None else y + layer.bias
+    return y.chunk(count, dim=-1)
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_outputs_in_parts_are_the_same(fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if fast and not runtime.has_int8_instructions():
+        pytest.skip("this processor has no instructions for 8-bit products")
+    monkeypatch.setattr(precision, "has_int8_instructions", lambda: fast)
+    _, rounded = _rounded(bias=True)
+    x = _inputs()
+    whole, given = rounded(x), x.clone()
+    for count in (2, 4, 1):
+        parts = rounded.parts(x, count)
+        assert [part.shape for part in parts] == [(37, 64 // count)] * count
+        torch.testing.assert_close(torch.cat([*parts], -1), whole, rtol=0, atol=0)
+    assert torch.equal(x, given)
 
 
 def test_no_text_changes_what_another_gives() -> None:

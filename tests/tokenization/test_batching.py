@@ -8,15 +8,24 @@ from hypothesis import strategies as st
 from lastblock.tokenization.batching import head_and_tail, pad, token_budget_batches, windows
 
 
-@given(st.lists(st.integers(1, 300), max_size=80), st.integers(1, 500))
-def test_every_text_once_within_the_budget(lengths: list[int], budget: int) -> None:
-    batches = [batch.tolist() for batch in token_budget_batches(lengths, budget)]
+@given(st.lists(st.integers(1, 300), max_size=80), st.integers(1, 500), st.integers(1, 5))
+def test_every_text_once_within_the_budget(lengths: list[int], budget: int, at_once: int) -> None:
+    batches = [batch.tolist() for batch in token_budget_batches(lengths, budget, at_once)]
     assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
     for batch in batches:
         longest = max(lengths[i] for i in batch)
         assert len(batch) == 1 or longest * len(batch) <= budget
     flat = [lengths[i] for batch in batches for i in batch]
     assert flat == sorted(lengths, reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("at_once", "sizes"),
+    [(1, [10, 10, 10, 5]), (2, [10, 10, 10, 5]), (3, [10, 10, 10, 2, 2, 1]), (5, [10, 10, 10, 5])],
+)
+def test_the_last_batches_are_shared_out(at_once: int, sizes: list[int]) -> None:
+    batches = token_budget_batches([7] * 35, 70, at_once)
+    assert [len(batch) for batch in batches] == sizes
 
 
 @given(st.lists(st.integers(0, 12), min_size=1, max_size=8))

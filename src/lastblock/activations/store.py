@@ -9,9 +9,11 @@ too. Knows no labels and no settings.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -20,12 +22,21 @@ from lastblock.activations.shelf import FILE_BYTES, Shelf
 from lastblock.classifier import SequenceClassifier
 from lastblock.config import cache_bytes
 from lastblock.decoder.hub import PretrainedFiles, content_of
-from lastblock.runtime import Progress, Silent, available_memory, keep_freed_memory
+from lastblock.runtime import (
+    Progress,
+    Silent,
+    at_once,
+    available_memory,
+    inferred,
+    keep_freed_memory,
+)
 from lastblock.tokenization.batching import TokenIds, pad, token_budget_batches
 
 # Tokens in one pass of the prefix, padding included. Large enough that matrix products run at full
 # rate, small enough that little is padded and a block's results stay in a processor's cache.
 TOKEN_BUDGET = 1024
+
+Rows = npt.NDArray[np.int64]
 
 # Fewer texts than this are computed sooner than they are looked for on disk.
 WORTH_LOOKING_FOR = 16
@@ -84,14 +95,14 @@ class ActivationStore:
         self.put(computed or {}, progress)
         unknown = [ids for key, ids in missing.items() if key not in self._states]
         planned, on_disk = self._plan(classifier, unknown, progress)
-        lengths = [len(ids) for ids in planned]
         waiting: dict[bytes, Tensor] = {}
         try:
-            with progress.task("frozen pass", sum(lengths), "tokens") as advance:
-                for batch in token_budget_batches(lengths, TOKEN_BUDGET):
-                    texts = [planned[i] for i in batch]
+            with progress.task("frozen pass", sum(map(len, planned)), "tokens") as advance:
+                texts_of = [[planned[i] for i in batch] for batch in _batches(planned)]
+                passes = inferred(partial(run_prefix, classifier), texts_of)
+                for texts, activations in zip(texts_of, passes, strict=True):
                     done = sum(len(ids) for ids in texts)
-                    states = _entries(texts, *run_prefix(classifier, texts))
+                    states = _entries(texts, *activations)
                     self._states |= states
                     self.tokens_computed += done
                     if on_disk:
@@ -253,11 +264,19 @@ def _run(
     which = np.array([number[ids.tobytes()] for ids in sequences], dtype=np.int64)
     distinct, times = list(first.values()), np.bincount(which, minlength=len(first))
     results = torch.empty(len(distinct), width)
-    lengths = [len(ids) for ids in distinct]
     progress = progress or Silent()
+
+    def run(batch: Rows) -> Tensor:
+        return function(*states_of(classifier, [distinct[i] for i in batch], store))
+
     with progress.task("predict", len(sequences), "texts") as advance:
-        for batch in token_budget_batches(lengths, TOKEN_BUDGET):
-            texts = [distinct[i] for i in batch]
-            results[torch.from_numpy(batch)] = function(*states_of(classifier, texts, store))
+        batches = _batches(distinct)
+        for batch, found in zip(batches, inferred(run, batches), strict=True):
+            results[torch.from_numpy(batch)] = found
             advance(int(times[batch].sum()))
     return results[torch.from_numpy(which)]
+
+
+def _batches(sequences: Sequence[TokenIds]) -> list[Rows]:
+    """Numbers of the sequences that are computed together."""
+    return token_budget_batches([len(ids) for ids in sequences], TOKEN_BUDGET, at_once())

@@ -21,7 +21,8 @@ heads, D ``head_dim``.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -74,6 +75,10 @@ class Linear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out)."""
         return linear(x, self.weight, self.bias)
+
+    def parts(self, x: Tensor, count: int) -> Sequence[Tensor]:
+        """The same in equal parts, (..., out / count) each."""
+        return self(x).chunk(count, dim=-1)
 
 
 def linear_of_norm(x: Tensor, norm: nn.Module, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -173,6 +178,28 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return turned
 
 
+def _sees(here: Tensor, there: Tensor, causal: bool, window: int | None) -> Tensor:
+    """Whether a token at one position sees that at another."""
+    distance = here - there
+    seen = distance >= 0 if causal else torch.ones_like(distance, dtype=torch.bool)
+    return seen if window is None else seen & (distance.abs() < window)
+
+
+@lru_cache(maxsize=4)  # every block of a decoder asks for the same, or in turn for two
+def _hidden(
+    length: int, before: int, shared: int, causal: bool, window: int | None, dtype: torch.dtype
+) -> Tensor:
+    """What is added to scores of queries ``shared`` times ``length``: -inf where a key is hidden.
+
+    (shared * length, before + length), each token's ``shared`` rows together.
+    """
+    with torch.inference_mode(False), torch.no_grad():
+        at = torch.arange(before + length)
+        seen = _sees(at[before:, None], at, causal, window)
+        hidden = torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, -torch.inf)
+        return hidden.repeat_interleave(shared, dim=0)
+
+
 class Attention(nn.Module):
     """Self-attention, grouped-query if the configuration says so (Ainslie et al. 2023).
 
@@ -259,10 +286,7 @@ class Attention(nn.Module):
         """
         batch, length = q.shape[:2]
         shared, before = self.heads // self.kv_heads, k.shape[1] - length
-        at = torch.arange(before + length, device=q.device)
-        hidden = torch.zeros(length, before + length, dtype=q.dtype, device=q.device)
-        hidden = hidden.masked_fill_(~self._sees(at[before:, None], at), -torch.inf)
-        hidden = hidden.repeat_interleave(shared, dim=0)
+        hidden = _hidden(length, before, shared, self.causal, self.window, q.dtype)
         q = q.unflatten(2, (self.kv_heads, shared)).transpose(1, 2)  # (B, K, T, H/K, D)
         q = q.reshape(batch * self.kv_heads, length * shared, self.head_dim)
         k, v = (part.transpose(1, 2).flatten(0, 1) for part in (k, v))  # (B * K, T, D)
@@ -328,20 +352,15 @@ class Attention(nn.Module):
 
     def sees_from(self, position: Tensor, length: int) -> Tensor:
         """Which of ``length`` tokens one position of each text sees: (B,) -> (B, T), bool."""
-        return self._sees(position[:, None], torch.arange(length, device=position.device))
+        there = torch.arange(length, device=position.device)
+        return _sees(position[:, None], there, self.causal, self.window)
 
     def _mask(self, queries: int, keys: int, device: torch.device) -> Tensor | None:
         """(T, S + T), true where seen; None where each token sees those before it, or all."""
         if queries == keys and (self.window is None or keys <= self.window):
             return None
         at = torch.arange(keys, device=device)
-        return self._sees(at[keys - queries :, None], at)
-
-    def _sees(self, here: Tensor, there: Tensor) -> Tensor:
-        """Whether a token at one position sees that at another."""
-        distance = here - there
-        seen = distance >= 0 if self.causal else torch.ones_like(distance, dtype=torch.bool)
-        return seen if self.window is None else seen & (distance.abs() < self.window)
+        return _sees(at[keys - queries :, None], at, self.causal, self.window)
 
 
 class MLP(nn.Module):
@@ -359,12 +378,15 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.gated:
-            gate, up = self.gate_up(x).chunk(2, dim=-1)
+            gate, up = self.gate_up.parts(x, 2)
             return self.down(self._activate(gate).mul_(up))
         return self.down(self._activate(self.up(x)))
 
     def _activate(self, x: Tensor) -> Tensor:
-        return F.gelu(x, approximate="tanh") if self.gelu else F.silu(x)
+        if self.gelu:
+            return F.gelu(x, approximate="tanh")
+        # Memory that was just written is still in the processor's cache.
+        return F.silu(x, inplace=x.is_contiguous() and not x.requires_grad)
 
 
 class Block(nn.Module):
@@ -383,8 +405,10 @@ class Block(nn.Module):
         self, x: Tensor, rotary: RotaryTables | None, before: KeysValues | None = None
     ) -> Tensor:
         """(B, T, C) -> (B, T, C); see ``Attention.forward``."""
-        x = x + self.attn_post_norm(self.attn(self.attn_norm(x), rotary, before))
-        return x + self.mlp_post_norm(self.mlp(self.mlp_norm(x)))
+        attended: Tensor = self.attn_post_norm(self.attn(self.attn_norm(x), rotary, before))
+        x = attended.add_(x)
+        thought: Tensor = self.mlp_post_norm(self.mlp(self.mlp_norm(x)))
+        return thought.add_(x)
 
     def keys_values(self, x: Tensor, rotary: RotaryTables | None) -> KeysValues:
         """What the tokens of x, (B, T, C), are to the attention of those after them."""

@@ -20,6 +20,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import Lock
 from typing import Any
 
 import torch
@@ -40,6 +41,7 @@ SHARE = 0.5
 _SMALLEST = 1e-5  # for channels that are always zero
 # Added to a float32 it leaves no bits for fractions: a whole number stands in the lowest ones.
 _WHOLE = 1.5 * 2**23
+_PACKING = Lock()
 
 
 class Int8Linear(nn.Module):
@@ -65,7 +67,7 @@ class Int8Linear(nn.Module):
         self.register_buffer("scale", torch.empty(out_features))
         self.register_buffer("factor", torch.empty(in_features) if factor else None)
         self.register_buffer("bias", torch.empty(out_features) if bias else None)
-        self._packed: Tensor | None = None
+        self._packed: list[tuple[Tensor, Tensor, Tensor]] = []
 
     @property
     def parameters_held(self) -> int:
@@ -92,39 +94,59 @@ class Int8Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out), float32."""
+        (y,) = self.parts(x, 1)
+        return y
+
+    def parts(self, x: Tensor, count: int) -> list[Tensor]:
+        """The same in equal parts, (..., out / count) each: products of their own.
+
+        What is then done to each part finds it in the processor's cache.
+        """
         rows = x.reshape(-1, x.shape[-1])
+        n, size = rows.shape
         given = rows if self.factor is None else rows * self.factor
         # Two passes: the one that torch has for the largest absolute value is many times slower.
         largest = torch.maximum(given.amax(1, keepdim=True), -given.amin(1, keepdim=True))
         unit = largest.clamp_min_(1e-30).div_(STEPS)
-        n, size = given.shape
         whole = torch.empty(-(-n // ROWS) * ROWS, size, dtype=torch.uint8)
-        whole[:n] = (given * (1 / unit)).add_(_WHOLE + ZERO).view(torch.int32)
+        # In place where it can be: memory that was just written is still in the cache.
+        steps = given * (1 / unit) if self.factor is None else given.mul_(1 / unit)
+        whole[:n] = steps.add_(_WHOLE + ZERO).view(torch.int32)
         if self.eps is not None:
             norm = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
             unit *= torch.rsqrt(norm.square_().div_(size).add_(self.eps))
-        y = self._product(whole)[:n].mul_(unit)
-        if self.bias is not None:
-            y += self.bias
-        return y.unflatten(0, x.shape[:-1])
+        found = []
+        biases = [None] * count if self.bias is None else self.bias.chunk(count)
+        for product, bias in zip(self._products(whole, count), biases, strict=True):
+            y = product[:n].mul_(unit)
+            if bias is not None:
+                y += bias
+            found.append(y.unflatten(0, x.shape[:-1]))
+        return found
 
-    def _product(self, whole: Tensor) -> Tensor:
-        """8-bit integers (n, in), ``ZERO`` for 0 -> the sums (n, out), times ``scale``, float32."""
+    def _products(self, whole: Tensor, count: int) -> Iterator[Tensor]:
+        """8-bit integers (n, in), ``ZERO`` for 0 -> the sums (n, out / count), times ``scale``."""
+        each = zip(self.weight.chunk(count), self.scale.chunk(count), strict=True)
         if not has_int8_instructions():
-            return F.linear(whole.float() - ZERO, self.weight.float()).mul_(self.scale)
+            x = whole.float() - ZERO
+            yield from (F.linear(x, weight.float()).mul_(scale) for weight, scale in each)
+            return
         onednn = torch.ops.onednn
-        if self._packed is None:
-            self._packed = onednn.qlinear_prepack(self.weight, None)
-        zeros = torch.zeros_like(self.scale, dtype=torch.int32)
-        product: Tensor = onednn.qlinear_pointwise(
-            whole, 1.0, ZERO, self._packed, self.scale, zeros,
-            None, 1.0, 0, torch.float32, "none", [], "",
-        )  # fmt: skip
-        return product
+        with _PACKING:  # once, where threads share a decoder
+            if len(self._packed) != count:
+                zeros = torch.zeros(len(self.scale) // count, dtype=torch.int32)
+                self._packed = [
+                    (onednn.qlinear_prepack(weight, None), scale, zeros) for weight, scale in each
+                ]
+        for weight, scale, zeros in self._packed:
+            yield onednn.qlinear_pointwise(
+                whole, 1.0, ZERO, weight, scale, zeros,
+                None, 1.0, 0, torch.float32, "none", [], "",
+            )  # fmt: skip
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy or pickle goes without what this processor made of the weight."""
-        return {**self.__dict__, "_packed": None}
+        return {**self.__dict__, "_packed": []}
 
 
 def set_precision(

@@ -5,7 +5,7 @@ Knows no model and no text.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,18 +39,35 @@ class Frame:
         return np.concatenate([self.before, ids, self.after])
 
 
-def token_budget_batches(lengths: Sequence[int], budget: int) -> Iterator[npt.NDArray[np.int64]]:
+def token_budget_batches(
+    lengths: Sequence[int], budget: int, at_once: int = 1
+) -> list[npt.NDArray[np.int64]]:
     """Split 0 ... n-1 into batches of like length, each at most ``budget`` tokens when padded.
 
     Longest first: if memory is short it shows at once, and a progress bar only gets faster. A
-    sequence longer than the budget is a batch of its own.
+    sequence longer than the budget is a batch of its own. Where several are computed ``at_once``
+    the last ones are smaller, so that none is computed while nothing else is.
     """
-    order = np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable")
-    start = 0
+    longest_first = np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable")
+    batches = _filled(longest_first, lengths, budget)
+    over = len(batches) % at_once
+    if over and len(batches) > at_once:
+        tokens = sum(len(batch) * lengths[batch[0]] for batch in batches[-over:])
+        each = tokens // at_once + lengths[batches[-over][0]]
+        rest = np.concatenate(batches[-over:])
+        batches[-over:] = _filled(rest, lengths, min(budget, each))
+    return batches
+
+
+def _filled(
+    order: npt.NDArray[np.int64], lengths: Sequence[int], budget: int
+) -> list[npt.NDArray[np.int64]]:
+    batches, start = [], 0
     while start < len(order):
         size = max(1, budget // max(1, lengths[order[start]]))
-        yield order[start : start + size]
+        batches.append(order[start : start + size])
         start += size
+    return batches
 
 
 def pad(sequences: Sequence[TokenIds], pad_id: int) -> tuple[npt.NDArray[np.int64], list[int]]:
