@@ -159,12 +159,13 @@ def spare_torch_compiler() -> None:
 
 @contextmanager
 def without_collecting() -> Iterator[None]:
-    """Do not look for garbage meanwhile: imports make many objects, and hardly any of it."""
+    """Look for no garbage meanwhile, nor later among what is made: imports make much, to stay."""
     enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
+        gc.freeze()
         if enabled:
             gc.enable()
 

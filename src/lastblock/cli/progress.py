@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from lastblock.runtime import Progress
 
 _WORTH_TELLING = 1.0  # seconds
+# What is left is said after a twentieth, or so many seconds: the first steps prepare the others.
+_TELLS_AFTER = 5.0
 
 
 def make_progress() -> Progress:
@@ -46,7 +48,8 @@ class LineProgress:
             done += k
             seconds = time.perf_counter() - start
             left = seconds * (total - done) / done if done else 0.0
-            if not told and min(seconds, left) >= _WORTH_TELLING:
+            known = done >= total / 20 or seconds >= _TELLS_AFTER
+            if not told and known and min(seconds, left) >= _WORTH_TELLING:
                 told = True
                 self.say(f"{name}: {amount(total, unit)}, about {left:.0f} s to go")
 

@@ -167,9 +167,12 @@ def train(
 
 def run(config: RunConfig) -> None:
     """Train as configured; print the scores, the settings, the time taken and the folder."""
-    from lastblock.cli.progress import make_progress
-    from lastblock.cli.tables import print_report
-    from lastblock.finetune import finetune
+    from lastblock.runtime import without_collecting
+
+    with without_collecting():
+        from lastblock.cli.progress import make_progress
+        from lastblock.cli.tables import print_report
+        from lastblock.finetune import finetune
 
     result = finetune(config, make_progress())
     print_report(result.report)
