@@ -62,6 +62,17 @@ def test_batches_side_by_side_come_back_in_their_order(threads: int, items: int)
         assert of_torch == threads // max(1, min(threads, items))
 
 
+@pytest.mark.parametrize(
+    ("threads_of_torch", "batches"), [(1, 1), (16, 16), (17, 8), (24, 12), (31, 15), (64, 16)]
+)
+def test_hardly_a_thread_is_left_over(
+    threads_of_torch: int, batches: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads_of_torch)
+    assert at_once() == batches
+    assert threads_of_torch - batches * (threads_of_torch // batches) <= 1
+
+
 def test_torch_has_its_threads_back_afterwards(threads: int) -> None:
     assert at_once() == min(threads, MOST_AT_ONCE)
     with pytest.raises(ZeroDivisionError):

@@ -179,10 +179,14 @@ def seed_everything(seed: int) -> torch.Generator:
 
 
 def at_once() -> int:
-    """How many batches ``inferred`` computes side by side, if there are so many."""
+    """How many batches ``inferred`` computes side by side, if there are so many.
+
+    A few less than could be, rather than a thread each while other threads have nothing to do.
+    """
     import torch
 
-    return min(torch.get_num_threads(), MOST_AT_ONCE)
+    threads = torch.get_num_threads()
+    return threads // -(-threads // MOST_AT_ONCE)
 
 
 def inferred(work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:

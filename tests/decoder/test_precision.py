@@ -16,6 +16,14 @@ from lastblock.decoder.layers import RMSNorm
 from lastblock.decoder.precision import Int8Linear, precision_facts, set_precision
 
 
+@pytest.fixture(params=[True, False], ids=["fast", "plain"])
+def either_product(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the processor's instructions for 8-bit integers, if it has them, and without."""
+    if request.param and not runtime.has_int8_instructions():
+        pytest.skip("this processor has no instructions for 8-bit products")
+    monkeypatch.setattr(precision, "has_int8_instructions", lambda: request.param)
+
+
 def _inputs(n: int = 37, size: int = 96) -> Tensor:
     """States as decoders have them: a channel and a token that are far larger than the rest."""
     x = torch.randn(n, size)
@@ -56,11 +64,8 @@ def test_a_layer_is_near_the_one_that_it_was(bias: bool) -> None:
     assert (error.norm(dim=1) / exact.norm(dim=1)).median() < 0.02
 
 
-@pytest.mark.parametrize("fast", [True, False])
-def test_sums_are_those_of_integers(fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    if fast and not runtime.has_int8_instructions():
-        pytest.skip("this processor has no instructions for 8-bit products")
-    monkeypatch.setattr(precision, "has_int8_instructions", lambda: fast)
+@pytest.mark.usefixtures("either_product")
+def test_sums_are_those_of_integers() -> None:
     _, rounded = _rounded(bias=True)
     x = _inputs()
     rows = x * rounded.factor
@@ -136,11 +141,8 @@ def _multiply(layer: Int8Linear, x: Tensor, count: int) -> Sequence[Tensor]:
     return y.chunk(count, dim=-1)
 
 
-@pytest.mark.parametrize("fast", [True, False])
-def test_outputs_in_parts_are_the_same(fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    if fast and not runtime.has_int8_instructions():
-        pytest.skip("this processor has no instructions for 8-bit products")
-    monkeypatch.setattr(precision, "has_int8_instructions", lambda: fast)
+@pytest.mark.usefixtures("either_product")
+def test_outputs_in_parts_are_the_same() -> None:
     _, rounded = _rounded(bias=True)
     x = _inputs()
     whole, given = rounded(x), x.clone()

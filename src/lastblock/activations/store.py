@@ -32,11 +32,11 @@ from lastblock.runtime import (
 )
 from lastblock.tokenization.batching import TokenIds, pad, token_budget_batches
 
+Rows = npt.NDArray[np.int64]
+
 # Tokens in one pass of the prefix, padding included. Large enough that matrix products run at full
 # rate, small enough that little is padded and a block's results stay in a processor's cache.
 TOKEN_BUDGET = 1024
-
-Rows = npt.NDArray[np.int64]
 
 # Fewer texts than this are computed sooner than they are looked for on disk.
 WORTH_LOOKING_FOR = 16
