@@ -12,6 +12,7 @@ CHROMIUM ?= $(or $(shell command -v chromium || command -v chromium-browser || \
 # Shared, or about how right answers are: of no use to make bench.
 NO_SPEED := $(addprefix benchmarks/,common.py accuracy.py calibration.py depths.py \
 	precision.py prompts.py review.py rivals.py suggest.py)
+INSTALLED := pyproject.toml constraints.txt setup.py src/lastblock/decoder/kernels.c
 INSTALL = $(RUN) pip --disable-pip-version-check install -c constraints.txt
 
 .DEFAULT_GOAL := help
@@ -59,16 +60,17 @@ docs: $(DEV) ## write docs/cli.md from --help, docs/report.md, README.md's tree 
 clean: ## remove everything that the verbs made
 	rm -rf $(VENV) .cache build dist demo-model .pytest_cache .mypy_cache .ruff_cache \
 		.import_linter_cache .hypothesis
+	rm -rf src/lastblock.egg-info src/lastblock/decoder/_kernels.*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# A stamp file is newer than these two once the install has gone through, so that the next
+# A stamp file is newer than these once the install has gone through, so that the next
 # run costs nothing. venv/bin/pip is the last thing that venv writes: without it, start anew.
-$(CORE): pyproject.toml constraints.txt
+$(CORE): $(INSTALLED)
 	test -x $(VENV)/bin/pip || $(PYTHON) -m venv --clear $(VENV)
 	$(INSTALL) -e .
 	@touch $@
 
-$(DEV): pyproject.toml constraints.txt
+$(DEV): $(INSTALLED)
 	test -x $(VENV)/bin/pip || $(PYTHON) -m venv --clear $(VENV)
 	$(INSTALL) -e '.[dev,search,serve]'
 	@touch $@ $(CORE)

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from lastblock.classifier import SequenceClassifier
 from lastblock.config import DEFAULT_MODEL, ModelConfig, Precision, TrainConfig
 from lastblock.data.catalog import load_examples
-from lastblock.decoder import hub, loading
+from lastblock.decoder import hub, kernels, loading
 from lastblock.decoder.config import DecoderConfig
 from lastblock.decoder.decoder import Decoder
 from lastblock.inference import TextModel
@@ -133,6 +133,7 @@ def machine() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "load_average": os.getloadavg()[0],
+        "kernels": kernels.available(),
         "torch": torch.__version__,
         "python": platform.python_version(),
         "date": time.strftime("%Y-%m-%d"),

@@ -36,7 +36,7 @@ from lastblock.config import (
 from lastblock.data.examples import Label, Rows, check_texts
 from lastblock.data.split import holdout
 from lastblock.decision import UNSURE, Decision, with_thresholds
-from lastblock.decoder import catalog, hub, loading
+from lastblock.decoder import catalog, hub, kernels, loading
 from lastblock.decoder.decoder import Decoder
 from lastblock.decoder.precision import precision_facts, set_precision
 from lastblock.depth import Choice, candidates, choose_depth
@@ -248,6 +248,11 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                     "frozen blocks multiply in 8-bit integers, which is fastest here and nearly as "
                     "exact as float32 (--dtype float32 for that)"
                 )
+                if not kernels.available():
+                    progress.say(
+                        "lastblock was installed without its compiled part, or this processor is "
+                        "not among those it is for: torch multiplies them, in about twice the time"
+                    )
         store = open_store(
             classifier.prefix_facts() | _begun_with(settings), files, self.cache_size
         )

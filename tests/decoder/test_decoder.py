@@ -8,7 +8,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lastblock.decoder import layers
+from lastblock.decoder import kernels, layers
 from lastblock.decoder.config import FAMILIES
 from lastblock.decoder.loading import load_decoder
 
@@ -22,14 +22,23 @@ def _ours(model, depth=None):
 
 
 @pytest.mark.parametrize(
-    ("short", "queries"),
-    [(0, 1), (layers.SHORT, layers.QUERIES), (layers.SHORT, 5)],
-    ids=["fused", "by rows", "by few rows"],
+    ("short", "queries", "kernel"),
+    [
+        (0, 1, True),
+        (0, 1, False),
+        (layers.SHORT, layers.QUERIES, False),
+        (layers.SHORT, 5, False),
+    ],
+    ids=["kernel", "fused", "by rows", "by few rows"],
 )
 @pytest.mark.parametrize("family", FAMILIES)
 def test_hidden_states_equal_at_every_block_and_length(
-    family, short, queries, reference, hidden_states, relative_error, monkeypatch
+    family, short, queries, kernel, reference, hidden_states, relative_error, monkeypatch
 ):
+    if not kernel:
+        monkeypatch.setattr(kernels, "available", lambda: False)
+    elif not kernels.available():
+        pytest.skip("there are no kernels for this processor, or none were built")
     monkeypatch.setattr(layers, "SHORT", short)  # whichever way attention is computed
     monkeypatch.setattr(layers, "QUERIES", queries)
     model = reference(family)

@@ -2,7 +2,7 @@
 
 import copy
 import pickle
-from collections.abc import Sequence
+from functools import partial
 
 import pytest
 import torch
@@ -11,17 +11,22 @@ from torch import Tensor, nn
 
 from lastblock import runtime
 from lastblock.classifier import SequenceClassifier
-from lastblock.decoder import precision
-from lastblock.decoder.layers import RMSNorm
+from lastblock.decoder import kernels, precision
+from lastblock.decoder.config import Activation
+from lastblock.decoder.layers import RMSNorm, activate
 from lastblock.decoder.precision import Int8Linear, precision_facts, set_precision
 
 
-@pytest.fixture(params=[True, False], ids=["fast", "plain"])
-def either_product(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(params=["kernel", "torch", "plain"])
+def every_product(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the processor's instructions for 8-bit integers, if it has them, and without."""
-    if request.param and not runtime.has_int8_instructions():
+    if request.param == "kernel" and not kernels.available():
+        pytest.skip("there are no kernels for this processor, or none were built")
+    if request.param == "torch" and not runtime.has_int8_instructions():
         pytest.skip("this processor has no instructions for 8-bit products")
-    monkeypatch.setattr(precision, "has_int8_instructions", lambda: request.param)
+    if request.param != "kernel":
+        monkeypatch.setattr(kernels, "available", lambda: False)
+        monkeypatch.setattr(precision, "has_int8_instructions", lambda: request.param == "torch")
 
 
 def _inputs(n: int = 37, size: int = 96) -> Tensor:
@@ -64,7 +69,7 @@ def test_a_layer_is_near_the_one_that_it_was(bias: bool) -> None:
     assert (error.norm(dim=1) / exact.norm(dim=1)).median() < 0.02
 
 
-@pytest.mark.usefixtures("either_product")
+@pytest.mark.usefixtures("every_product")
 def test_sums_are_those_of_integers() -> None:
     _, rounded = _rounded(bias=True)
     x = _inputs()
@@ -117,7 +122,7 @@ def test_dividing_channels_changes_no_product(family: str, monkeypatch: pytest.M
     decoder = random_decoder(family)
     divided = copy.deepcopy(decoder)
     monkeypatch.setattr(Int8Linear, "round", _keep)
-    monkeypatch.setattr(Int8Linear, "parts", _multiply)
+    monkeypatch.setattr(Int8Linear, "activated", _multiply)
     set_precision(divided, 4, "int8", torch.randint(0, 97, (60,)))
     ids, _ = random_batch()
     with torch.no_grad():
@@ -132,25 +137,32 @@ def _keep(layer: Int8Linear, linear: nn.Linear, smooth: Tensor) -> None:
         layer.bias = linear.bias.detach().clone()
 
 
-def _multiply(layer: Int8Linear, x: Tensor, count: int) -> Sequence[Tensor]:
+def _multiply(layer: Int8Linear, x: Tensor, activation: Activation | None, gated: bool) -> Tensor:
     if layer.eps is not None:
         x = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + layer.eps)
     x = x if layer.factor is None else x * layer.factor
     y = nn.functional.linear(x, layer.weight) * layer.scale
     y = y if layer.bias is None else y + layer.bias
-    return y.chunk(count, dim=-1)
+    return y if activation is None else activate(y, activation, gated)
 
 
-@pytest.mark.usefixtures("either_product")
-def test_outputs_in_parts_are_the_same() -> None:
+@pytest.mark.usefixtures("every_product")
+@pytest.mark.parametrize("activation", ["silu", "gelu_tanh"])
+@pytest.mark.parametrize("gated", [True, False])
+def test_activations_are_torchs(activation: Activation, gated: bool) -> None:
     _, rounded = _rounded(bias=True)
     x = _inputs()
-    whole, given = rounded(x), x.clone()
-    for count in (2, 4, 1):
-        parts = rounded.parts(x, count)
-        assert [part.shape for part in parts] == [(37, 64 // count)] * count
-        torch.testing.assert_close(torch.cat([*parts], -1), whole, rtol=0, atol=0)
+    given, y = x.clone(), rounded(x).double()
+    act = (
+        nn.functional.silu
+        if activation == "silu"
+        else partial(nn.functional.gelu, approximate="tanh")
+    )
+    exact = act(y[:, :32]) * y[:, 32:] if gated else act(y)
+    said = rounded.activated(x, activation, gated)
+    torch.testing.assert_close(said.double(), exact, rtol=1e-5, atol=1e-5)
     assert torch.equal(x, given)
+    torch.testing.assert_close(rounded(x).double(), y, rtol=0, atol=0)
 
 
 def test_no_text_changes_what_another_gives() -> None:

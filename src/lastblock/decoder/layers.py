@@ -21,7 +21,7 @@ heads, D ``head_dim``.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -29,7 +29,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lastblock.decoder.config import DecoderConfig, Rope
+from lastblock.decoder import kernels
+from lastblock.decoder.config import Activation, DecoderConfig, Rope
 
 RotaryTables = tuple[Tensor, Tensor]  # cos and sin, each (T, D)
 KeysValues = tuple[Tensor, Tensor]  # each (B, T, K, D)
@@ -76,9 +77,17 @@ class Linear(nn.Linear):
         """(..., in) -> (..., out)."""
         return linear(x, self.weight, self.bias)
 
-    def parts(self, x: Tensor, count: int) -> Sequence[Tensor]:
-        """The same in equal parts, (..., out / count) each."""
-        return self(x).chunk(count, dim=-1)
+    def activated(self, x: Tensor, activation: Activation, gated: bool) -> Tensor:
+        """The same, activated; where gated the activated first half times the second."""
+        return activate(self(x), activation, gated)
+
+
+def activate(y: Tensor, activation: Activation, gated: bool) -> Tensor:
+    """``activation`` of y (..., out); where gated of its first half, times the second."""
+    if gated:
+        gate, up = y.chunk(2, dim=-1)
+        return activate(gate, activation, gated=False).mul_(up)
+    return F.gelu(y, approximate="tanh") if activation == "gelu_tanh" else F.silu(y)
 
 
 def linear_of_norm(x: Tensor, norm: nn.Module, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -178,6 +187,14 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return turned
 
 
+def _rotated(q: Tensor, k: Tensor, rotary: RotaryTables | None) -> tuple[Tensor, Tensor]:
+    """Queries and keys, (B, T, H or K, D), with their positions in them."""
+    if rotary is None:
+        return q, k
+    cos, sin = (table.unsqueeze(1) for table in rotary)  # (T, 1, D), for every head
+    return rotate(q, cos, sin), rotate(k, cos, sin)
+
+
 def _sees(here: Tensor, there: Tensor, causal: bool, window: int | None) -> Tensor:
     """Whether a token at one position sees that at another."""
     distance = here - there
@@ -227,7 +244,11 @@ class Attention(nn.Module):
 
         ``before``: keys and values, (1, S, K, D), of S tokens that stand before every text's own.
         """
-        q, k, v = self._project(x, rotary)
+        q, k, v = self._project(x)
+        if not torch.is_grad_enabled() and kernels.can_attend(q, k, v):
+            y = kernels.attend(q, k, v, rotary, before, self.scale, self.causal, self.window)
+            return self.out(y)
+        q, k = _rotated(q, k, rotary)
         if before is not None:
             k, v = (
                 torch.cat((first.expand(len(x), -1, -1, -1), own), dim=1)
@@ -238,20 +259,16 @@ class Attention(nn.Module):
 
     def keys_values(self, x: Tensor, rotary: RotaryTables | None) -> KeysValues:
         """What the tokens of x, (B, T, C), are to those after them."""
-        return self._project(x, rotary)[1:]
+        q, k, v = self._project(x)
+        return _rotated(q, k, rotary)[1], v
 
-    def _project(self, x: Tensor, rotary: RotaryTables | None) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, T, C) -> queries (B, T, H, D), keys and values (B, T, K, D), positions in them."""
+    def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, T, C) -> queries (B, T, H, D), keys and values (B, T, K, D), without positions."""
         heads = self.qkv(x).contiguous()  # else attention falls back to a slower kernel
         heads = heads.unflatten(-1, (-1, self.head_dim))  # (B, T, H + 2K, D)
-        qk, v = heads.split([self.heads + self.kv_heads, self.kv_heads], dim=2)
+        q, k, v = heads.split([self.heads, self.kv_heads, self.kv_heads], dim=2)
         if self.q_norm is not None and self.k_norm is not None:
-            q, k = qk.split([self.heads, self.kv_heads], dim=2)
-            qk = torch.cat((self.q_norm(q), self.k_norm(k)), dim=2)
-        if rotary is not None:
-            cos, sin = (table.unsqueeze(1) for table in rotary)  # (T, 1, D), for every head
-            qk = rotate(qk, cos, sin)
-        q, k = qk.split([self.heads, self.kv_heads], dim=2)
+            q, k = self.q_norm(q), self.k_norm(k)
         return q, k, v
 
     def _is_short(self, k: Tensor) -> bool:
@@ -369,7 +386,7 @@ class MLP(nn.Module):
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
         inner, bias = config.intermediate_size, config.mlp_bias
-        self.gated, self.gelu = config.gated_mlp, config.activation == "gelu_tanh"
+        self.gated, self.activation = config.gated_mlp, config.activation
         if self.gated:
             self.gate_up = Linear(config.hidden_size, 2 * inner, bias=bias)
         else:
@@ -377,16 +394,8 @@ class MLP(nn.Module):
         self.down = Linear(inner, config.hidden_size, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.gated:
-            gate, up = self.gate_up.parts(x, 2)
-            return self.down(self._activate(gate).mul_(up))
-        return self.down(self._activate(self.up(x)))
-
-    def _activate(self, x: Tensor) -> Tensor:
-        if self.gelu:
-            return F.gelu(x, approximate="tanh")
-        # Memory that was just written is still in the processor's cache.
-        return F.silu(x, inplace=x.is_contiguous() and not x.requires_grad)
+        into = self.gate_up if self.gated else self.up
+        return self.down(into.activated(x, self.activation, self.gated))
 
 
 class Block(nn.Module):

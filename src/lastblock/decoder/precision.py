@@ -28,8 +28,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lastblock.config import Precision
+from lastblock.decoder import kernels
+from lastblock.decoder.config import Activation
 from lastblock.decoder.decoder import Decoder
-from lastblock.decoder.layers import MLP, Block, RMSNorm
+from lastblock.decoder.layers import MLP, Block, RMSNorm, activate
 from lastblock.runtime import has_int8_instructions
 
 STEPS = 127  # an 8-bit integer on each side of zero
@@ -67,7 +69,8 @@ class Int8Linear(nn.Module):
         self.register_buffer("scale", torch.empty(out_features))
         self.register_buffer("factor", torch.empty(in_features) if factor else None)
         self.register_buffer("bias", torch.empty(out_features) if bias else None)
-        self._packed: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._packed: dict[tuple[Activation | None, bool], kernels.Packed] = {}
+        self._prepacked: Tensor | None = None
 
     @property
     def parameters_held(self) -> int:
@@ -94,14 +97,25 @@ class Int8Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out), float32."""
-        (y,) = self.parts(x, 1)
-        return y
+        return self.activated(x, None, gated=False)
 
-    def parts(self, x: Tensor, count: int) -> list[Tensor]:
-        """The same in equal parts, (..., out / count) each: products of their own.
+    def activated(self, x: Tensor, activation: Activation | None, gated: bool) -> Tensor:
+        """The same, activated; where gated the activated first half times the second."""
+        if not kernels.available():
+            y = self._with_torch(x)
+            return y if activation is None else activate(y, activation, gated)
+        key = activation, gated
+        packed = self._packed.get(key)
+        if packed is None:
+            with _PACKING:  # once, where threads share a decoder
+                packed = self._packed.get(key) or kernels.Packed(
+                    self.weight, self.scale, self.bias, self.factor, self.eps, activation, gated
+                )
+                self._packed[key] = packed
+        return packed(x)
 
-        What is then done to each part finds it in the processor's cache.
-        """
+    def _with_torch(self, x: Tensor) -> Tensor:
+        """What ``forward`` gives, where there is no kernel for it."""
         rows = x.reshape(-1, x.shape[-1])
         n, size = rows.shape
         given = rows if self.factor is None else rows * self.factor
@@ -115,38 +129,28 @@ class Int8Linear(nn.Module):
         if self.eps is not None:
             norm = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
             unit *= torch.rsqrt(norm.square_().div_(size).add_(self.eps))
-        found = []
-        biases = [None] * count if self.bias is None else self.bias.chunk(count)
-        for product, bias in zip(self._products(whole, count), biases, strict=True):
-            y = product[:n].mul_(unit)
-            if bias is not None:
-                y += bias
-            found.append(y.unflatten(0, x.shape[:-1]))
-        return found
+        y = self._products(whole)[:n].mul_(unit)
+        if self.bias is not None:
+            y += self.bias
+        return y.unflatten(0, x.shape[:-1])
 
-    def _products(self, whole: Tensor, count: int) -> Iterator[Tensor]:
-        """8-bit integers (n, in), ``ZERO`` for 0 -> the sums (n, out / count), times ``scale``."""
-        each = zip(self.weight.chunk(count), self.scale.chunk(count), strict=True)
+    def _products(self, whole: Tensor) -> Tensor:
+        """8-bit integers (n, in), ``ZERO`` for 0 -> the sums (n, out), times ``scale``."""
         if not has_int8_instructions():
-            x = whole.float() - ZERO
-            yield from (F.linear(x, weight.float()).mul_(scale) for weight, scale in each)
-            return
+            return F.linear(whole.float() - ZERO, self.weight.float()).mul_(self.scale)
         onednn = torch.ops.onednn
-        with _PACKING:  # once, where threads share a decoder
-            if len(self._packed) != count:
-                zeros = torch.zeros(len(self.scale) // count, dtype=torch.int32)
-                self._packed = [
-                    (onednn.qlinear_prepack(weight, None), scale, zeros) for weight, scale in each
-                ]
-        for weight, scale, zeros in self._packed:
-            yield onednn.qlinear_pointwise(
-                whole, 1.0, ZERO, weight, scale, zeros,
-                None, 1.0, 0, torch.float32, "none", [], "",
-            )  # fmt: skip
+        with _PACKING:
+            if self._prepacked is None:
+                self._prepacked = onednn.qlinear_prepack(self.weight, None)
+        zeros = torch.zeros(len(self.scale), dtype=torch.int32)
+        return onednn.qlinear_pointwise(
+            whole, 1.0, ZERO, self._prepacked, self.scale, zeros,
+            None, 1.0, 0, torch.float32, "none", [], "",
+        )  # fmt: skip
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy or pickle goes without what this processor made of the weight."""
-        return {**self.__dict__, "_packed": []}
+        return {**self.__dict__, "_packed": {}, "_prepacked": None}
 
 
 def set_precision(

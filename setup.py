@@ -1,0 +1,14 @@
+"""The part of the package that is built: ``kernels.c``, where there is a C compiler."""
+
+from setuptools import Extension, setup
+
+setup(
+    ext_modules=[
+        Extension(
+            "lastblock.decoder._kernels",
+            ["src/lastblock/decoder/kernels.c"],
+            extra_compile_args=["-O3", "-g0"],
+            optional=True,  # without it torch does the same, slower
+        )
+    ]
+)

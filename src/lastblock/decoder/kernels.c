@@ -1,0 +1,521 @@
+/* The two loops in which a frozen block spends its time, for processors with AVX-512 and VNNI.
+ *
+ * ``kernels.py`` calls these through ctypes and says what each is given; what they compute is what
+ * ``precision.Int8Linear`` and ``layers.Attention`` compute with torch, to float32 rounding. Other
+ * processors and compilers get a library in which ``supported`` says no.
+ *
+ * Built when the package is installed, if there is a C compiler. Knows no Python and no torch; takes
+ * plain addresses, allocates what it needs and starts no thread.
+ */
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#if defined(_WIN32)
+#define EXPORT __declspec(dllexport)
+#else
+#define EXPORT __attribute__((visibility("default")))
+#endif
+
+#if defined(__GNUC__) && defined(__x86_64__)
+
+#include <immintrin.h>
+#include <stdatomic.h>
+
+#define TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")))
+#define INLINE static inline __attribute__((always_inline)) TARGET
+
+/* A product's tile is so many rows of so many columns: 24 sums, which stay in registers. */
+enum { ROWS = 6, COLUMNS = 64 };
+/* Rows whose integers are kept together, so that they and a panel of the weight stay in cache. */
+enum { CHUNK = 192 };
+/* Keys that scores are computed for at a time. */
+enum { KEYS = 32 };
+/* Multiplications that a part of a product is at least to have. */
+enum { WORTH = 1 << 20 };
+/* What stands for zero among the unsigned integers. */
+enum { ZERO = 128 };
+
+enum { NO_ACTIVATION = 0, SILU = 1, GELU = 2 };
+
+EXPORT int supported(void)
+{
+    __builtin_cpu_init();
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512vnni");
+}
+
+static int64_t up_to(int64_t n, int64_t multiple)
+{
+    return (n + multiple - 1) / multiple * multiple;
+}
+
+/* The first n of 16 lanes; all of them, or none. */
+INLINE __mmask16 lanes(int64_t n)
+{
+    return n >= 16 ? 0xffff : n <= 0 ? 0 : (__mmask16)((1u << n) - 1);
+}
+
+/* e^x to a unit in the last place or two: 2^n times a polynomial, that of the Cephes library. */
+INLINE __m512 exponential(__m512 x)
+{
+    const __m512 one = _mm512_set1_ps(1.0f);
+    /* In this order what is no number stays so. */
+    x = _mm512_min_ps(_mm512_set1_ps(88.7f), _mm512_max_ps(_mm512_set1_ps(-104.0f), x));
+    __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)),
+                                    _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), x);
+    r = _mm512_fnmadd_ps(n, _mm512_set1_ps(-2.12194440e-4f), r);
+    __m512 p = _mm512_set1_ps(1.9875691500e-4f);
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.3981999507e-3f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(8.3334519073e-3f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(4.1665795894e-2f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.6666665459e-1f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(5.0000001201e-1f));
+    p = _mm512_fmadd_ps(_mm512_mul_ps(r, r), p, _mm512_add_ps(r, one));
+    return _mm512_scalef_ps(p, n);
+}
+
+/* x * sigmoid(x), or GELU by its tanh formula, which is x * sigmoid(2 sqrt(2 / pi) (x + ...)). */
+INLINE __m512 activated(__m512 x, const int activation)
+{
+    if (activation == NO_ACTIVATION)
+        return x;
+    __m512 z = x;
+    if (activation == GELU) {
+        __m512 cubic = _mm512_mul_ps(_mm512_mul_ps(x, x), _mm512_set1_ps(0.044715f));
+        z = _mm512_mul_ps(_mm512_fmadd_ps(cubic, x, x), _mm512_set1_ps(1.5957691216f));
+    }
+    __m512 e = exponential(_mm512_sub_ps(_mm512_setzero_ps(), z));
+    return _mm512_div_ps(x, _mm512_add_ps(e, _mm512_set1_ps(1.0f)));
+}
+
+/* ------------------------------------------------------------------------------ threads */
+
+/* OpenMP's way into its threads, of the library that torch has loaded: threads of our own would be
+ * in the way of torch's, which go on looking for work for a while after each of its operations. */
+typedef void (*Parallel)(void (*)(void *), void *, unsigned, unsigned);
+static Parallel parallel;
+
+EXPORT void use_threads_of(Parallel given)
+{
+    parallel = given;
+}
+
+typedef void (*Part)(const void *work, int64_t part, int64_t parts);
+
+typedef struct {
+    Part part;
+    const void *work;
+    int64_t parts;
+    atomic_llong next;
+} Shared;
+
+static void take_parts(void *given)
+{
+    Shared *shared = given;
+    int64_t part;
+    while ((part = atomic_fetch_add(&shared->next, 1)) < shared->parts)
+        shared->part(shared->work, part, shared->parts);
+}
+
+/* ``part`` of each number below ``parts``, side by side if there are threads. */
+static void share(Part part, const void *work, int64_t parts)
+{
+    Shared shared = {part, work, parts > 1 && parallel ? parts : 1, 0};
+    if (shared.parts > 1)
+        parallel(take_parts, &shared, (unsigned)shared.parts, 0);
+    else
+        take_parts(&shared);
+}
+
+/* ---------------------------------------------------------------- products of 8-bit integers */
+
+/* A row of inputs as integers, and the unit that they count. */
+TARGET static float rounded(const float *x, const float *factor, float eps, int64_t size,
+                            uint8_t *whole)
+{
+    __m512 largest = _mm512_setzero_ps(), squares = _mm512_setzero_ps();
+    for (int64_t i = 0; i < size; i += 16) {
+        __m512 v = _mm512_maskz_loadu_ps(lanes(size - i), x + i);
+        squares = _mm512_fmadd_ps(v, v, squares);
+        if (factor)
+            v = _mm512_mul_ps(v, _mm512_maskz_loadu_ps(lanes(size - i), factor + i));
+        largest = _mm512_max_ps(largest, _mm512_abs_ps(v));
+    }
+    float most = _mm512_reduce_max_ps(largest), sum = _mm512_reduce_add_ps(squares);
+    float unit = (most > 1e-30f ? most : 1e-30f) / 127;
+    const __m512 by = _mm512_set1_ps(1 / unit);
+    for (int64_t i = 0; i < size; i += 16) {
+        __m512 v = _mm512_maskz_loadu_ps(lanes(size - i), x + i);
+        if (factor)
+            v = _mm512_mul_ps(v, _mm512_maskz_loadu_ps(lanes(size - i), factor + i));
+        __m512i n = _mm512_cvtps_epi32(_mm512_mul_ps(v, by));
+        n = _mm512_add_epi32(n, _mm512_set1_epi32(ZERO));
+        _mm_storeu_si128((__m128i *)(whole + i), _mm512_cvtepi32_epi8(n));
+    }
+    unit += 0 * sum; /* what is no number has no integer: it must not look like one */
+    return eps < 0 ? unit : unit / __builtin_sqrtf(sum / size + eps);
+}
+
+/* A layer's weight and what it is given with; see ``Packed`` in kernels.py. */
+typedef struct {
+    const int8_t *panels;  /* each panel's COLUMNS columns, four of their integers together */
+    const int32_t *zeros;  /* what ZERO adds to each column's sum */
+    const float *scale, *bias, *factor;
+    float eps;
+    int32_t activation, gated;
+    int64_t in, out; /* ``out``: columns of the result */
+} Layer;
+
+/* Written out, as compilers keep sums in arrays, or those of intrinsics, in memory. */
+#define MULTIPLY(sum, x, weight) __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(x), "v"(weight))
+
+INLINE __m512 scaled(__m512i sum, const Layer *layer, int64_t column, __m512 unit)
+{
+    __m512i exact = _mm512_sub_epi32(sum, _mm512_loadu_si512(layer->zeros + column));
+    __m512 scale = _mm512_mul_ps(_mm512_loadu_ps(layer->scale + column), unit);
+    __m512 y = _mm512_mul_ps(_mm512_cvtepi32_ps(exact), scale);
+    return layer->bias ? _mm512_add_ps(y, _mm512_loadu_ps(layer->bias + column)) : y;
+}
+
+/* A row's sums of one panel -> what is to be known of it. */
+INLINE void finish(__m512i s0, __m512i s1, __m512i s2, __m512i s3, const Layer *layer,
+                   int64_t panel, float unit, float *to, const int activation, const int gated)
+{
+    const __m512 u = _mm512_set1_ps(unit);
+    const int64_t column = panel * COLUMNS, wide = gated ? COLUMNS / 2 : COLUMNS;
+    int64_t left = layer->out - panel * wide;
+    __m512 y0 = activated(scaled(s0, layer, column, u), activation);
+    __m512 y1 = activated(scaled(s1, layer, column + 16, u), activation);
+    __m512 y2 = scaled(s2, layer, column + 32, u), y3 = scaled(s3, layer, column + 48, u);
+    if (gated) {
+        _mm512_mask_storeu_ps(to, lanes(left), _mm512_mul_ps(y0, y2));
+        _mm512_mask_storeu_ps(to + 16, lanes(left - 16), _mm512_mul_ps(y1, y3));
+        return;
+    }
+    _mm512_mask_storeu_ps(to, lanes(left), y0);
+    _mm512_mask_storeu_ps(to + 16, lanes(left - 16), y1);
+    _mm512_mask_storeu_ps(to + 32, lanes(left - 32), activated(y2, activation));
+    _mm512_mask_storeu_ps(to + 48, lanes(left - 48), activated(y3, activation));
+}
+
+/* Some rows of integers times one panel; ``rows``, ``activation`` and ``gated`` are constants. */
+INLINE void tile(const int rows, const Layer *layer, int64_t panel, const uint8_t *whole,
+                 int64_t stride, const float *unit, float *to, const int activation,
+                 const int gated)
+{
+#define EACH(of) of(0) of(1) of(2) of(3) of(4) of(5)
+#define BEGIN(r)                                                                                  \
+    __m512i s##r##0 = _mm512_setzero_si512(), s##r##1 = s##r##0, s##r##2 = s##r##0,               \
+            s##r##3 = s##r##0;
+#define STEP(r)                                                                                   \
+    if (r < rows) {                                                                               \
+        int32_t four;                                                                             \
+        memcpy(&four, whole + r * stride + i, 4);                                                 \
+        const __m512i x = _mm512_set1_epi32(four);                                                \
+        MULTIPLY(s##r##0, x, w0);                                                                 \
+        MULTIPLY(s##r##1, x, w1);                                                                 \
+        MULTIPLY(s##r##2, x, w2);                                                                 \
+        MULTIPLY(s##r##3, x, w3);                                                                 \
+    }
+#define FINISH(r)                                                                                 \
+    if (r < rows)                                                                                 \
+        finish(s##r##0, s##r##1, s##r##2, s##r##3, layer, panel, unit[r], to + r * layer->out,    \
+               activation, gated);
+
+    const int8_t *weight = layer->panels + panel * COLUMNS * stride;
+    EACH(BEGIN)
+    for (int64_t i = 0; i < stride; i += 4, weight += 4 * COLUMNS) {
+        const __m512i w0 = _mm512_loadu_si512(weight), w1 = _mm512_loadu_si512(weight + 64);
+        const __m512i w2 = _mm512_loadu_si512(weight + 128), w3 = _mm512_loadu_si512(weight + 192);
+        EACH(STEP)
+    }
+    EACH(FINISH)
+#undef EACH
+#undef BEGIN
+#undef STEP
+#undef FINISH
+}
+
+/* A function for each kind of layer, so that what it does at the end of a sum is no question. */
+#define TILES(name, activation, gated)                                                            \
+    TARGET static void name(int64_t rows, const Layer *layer, int64_t panel,                      \
+                            const uint8_t *whole, int64_t stride, const float *unit, float *to)   \
+    {                                                                                             \
+        switch (rows) {                                                                           \
+        case 1: tile(1, layer, panel, whole, stride, unit, to, activation, gated); break;         \
+        case 2: tile(2, layer, panel, whole, stride, unit, to, activation, gated); break;         \
+        case 3: tile(3, layer, panel, whole, stride, unit, to, activation, gated); break;         \
+        case 4: tile(4, layer, panel, whole, stride, unit, to, activation, gated); break;         \
+        case 5: tile(5, layer, panel, whole, stride, unit, to, activation, gated); break;         \
+        default: tile(6, layer, panel, whole, stride, unit, to, activation, gated); break;        \
+        }                                                                                         \
+    }
+TILES(plain, NO_ACTIVATION, 0)
+TILES(with_silu, SILU, 0)
+TILES(with_gelu, GELU, 0)
+TILES(gated_plain, NO_ACTIVATION, 1)
+TILES(gated_silu, SILU, 1)
+TILES(gated_gelu, GELU, 1)
+
+typedef void (*Tiles)(int64_t, const Layer *, int64_t, const uint8_t *, int64_t, const float *,
+                      float *);
+static const Tiles TILES_OF[2][3] = {{plain, with_silu, with_gelu},
+                                     {gated_plain, gated_silu, gated_gelu}};
+
+typedef struct {
+    const float *x;
+    const Layer *layer;
+    float *y;
+    int64_t n;
+    atomic_int *failed;
+} Product;
+
+/* Some of the panels. Each part rounds the inputs for itself: that is less than to wait for it. */
+TARGET static void product(const void *work, int64_t part, int64_t parts)
+{
+    const Product *p = work;
+    const Layer *layer = p->layer;
+    const Tiles tiles = TILES_OF[layer->gated][layer->activation];
+    const int64_t wide = layer->gated ? COLUMNS / 2 : COLUMNS, stride = up_to(layer->in, 16);
+    const int64_t most = p->n < CHUNK ? p->n : CHUNK, panels = (layer->out + wide - 1) / wide;
+    const int64_t begin = panels * part / parts, end = panels * (part + 1) / parts;
+    uint8_t *whole = aligned_alloc(64, up_to(most * stride, 64));
+    float unit[CHUNK];
+    if (!whole) {
+        atomic_store(p->failed, 1);
+        return;
+    }
+    for (int64_t first = 0; first < p->n; first += most) {
+        const int64_t here = p->n - first < most ? p->n - first : most;
+        for (int64_t r = 0; r < here; r++)
+            unit[r] = rounded(p->x + (first + r) * layer->in, layer->factor, layer->eps,
+                              layer->in, whole + r * stride);
+        for (int64_t panel = begin; panel < end; panel++)
+            for (int64_t r = 0; r < here; r += ROWS)
+                tiles(here - r < ROWS ? here - r : ROWS, layer, panel, whole + r * stride, stride,
+                      unit + r, p->y + (first + r) * layer->out + panel * wide);
+    }
+    free(whole);
+}
+
+/* n rows x, (n, in), through a layer: (n, out). Whether there was memory for it. */
+EXPORT int linear(const float *x, int64_t n, const Layer *layer, float *y, int64_t threads)
+{
+    atomic_int failed = 0;
+    const Product work = {x, layer, y, n, &failed};
+    /* A part of less than some tens of microseconds is not worth waking a thread for. */
+    const int64_t worth = n * layer->in * layer->out / WORTH;
+    share(product, &work, worth < threads ? worth : threads);
+    return !atomic_load(&failed);
+}
+
+/* -------------------------------------------------------------------------------- attention */
+
+/* Sizes and addresses; see ``attend`` in kernels.py. */
+typedef struct {
+    const float *queries, *keys, *values;        /* of each token ``stride`` numbers further */
+    int64_t query_stride, key_stride, value_stride;
+    const float *first_keys, *first_values;      /* (before, kv_heads, dim) */
+    const float *cos, *sin;                      /* (length, dim), or none */
+    int64_t batch, length, before, heads, kv_heads, dim;
+    int64_t window, causal;                      /* window: 0 for none */
+    float scale;
+    float *y;            /* these two are filled in here */
+    atomic_int *failed;
+} Attention;
+
+/* One token's part of one head, turned by its position and multiplied by a number. */
+TARGET static void turned(const float *x, const Attention *a, int64_t token, float by, float *to)
+{
+    const int64_t half = a->dim / 2;
+    const __m512 all = _mm512_set1_ps(by);
+    for (int64_t i = 0; i < half; i += 16) {
+        const __mmask16 some = lanes(half - i);
+        __m512 low = _mm512_mul_ps(_mm512_maskz_loadu_ps(some, x + i), all);
+        __m512 high = _mm512_mul_ps(_mm512_maskz_loadu_ps(some, x + half + i), all);
+        if (a->cos) {
+            const float *cos = a->cos + token * a->dim + i, *sin = a->sin + token * a->dim + i;
+            __m512 turned = _mm512_mul_ps(low, _mm512_maskz_loadu_ps(some, cos));
+            turned = _mm512_fnmadd_ps(high, _mm512_maskz_loadu_ps(some, sin), turned);
+            high = _mm512_mul_ps(high, _mm512_maskz_loadu_ps(some, cos + half));
+            high = _mm512_fmadd_ps(low, _mm512_maskz_loadu_ps(some, sin + half), high);
+            low = turned;
+        }
+        _mm512_mask_storeu_ps(to + i, some, low);
+        _mm512_mask_storeu_ps(to + half + i, some, high);
+    }
+}
+
+/* ROWS queries (ROWS, dim) times the keys ``low`` to ``high`` of (dim, width): (ROWS, width). */
+TARGET static void score(const float *queries, const float *keys, int64_t dim, int64_t width,
+                         int64_t low, int64_t high, float *scores)
+{
+#define EACH(of) of(0) of(1) of(2) of(3) of(4) of(5)
+#define BEGIN(r) __m512 s##r##0 = _mm512_setzero_ps(), s##r##1 = s##r##0;
+#define STEP(r)                                                                                   \
+    {                                                                                             \
+        const __m512 q = _mm512_set1_ps(queries[r * dim + d]);                                    \
+        s##r##0 = _mm512_fmadd_ps(q, k0, s##r##0);                                                \
+        s##r##1 = _mm512_fmadd_ps(q, k1, s##r##1);                                                \
+    }
+#define FINISH(r)                                                                                 \
+    _mm512_storeu_ps(scores + r * width + j, s##r##0);                                            \
+    _mm512_storeu_ps(scores + r * width + j + 16, s##r##1);
+
+    for (int64_t j = low / KEYS * KEYS; j < high; j += KEYS) {
+        EACH(BEGIN)
+        for (int64_t d = 0; d < dim; d++) {
+            const __m512 k0 = _mm512_loadu_ps(keys + d * width + j);
+            const __m512 k1 = _mm512_loadu_ps(keys + d * width + j + 16);
+            EACH(STEP)
+        }
+        EACH(FINISH)
+    }
+#undef BEGIN
+#undef STEP
+#undef FINISH
+}
+
+/* Scores of keys ``low`` to ``high``, of which ``from`` to ``to`` are seen -> e^(score - largest),
+ * nought where not seen; returned is what their sum divides 1 into. */
+TARGET static float softened(float *scores, int64_t low, int64_t high, int64_t from, int64_t to)
+{
+    const __m512 least = _mm512_set1_ps(-__builtin_inff());
+    __m512 largest = least, sum = _mm512_setzero_ps();
+    low = low / 16 * 16;
+#define SEEN(j) (lanes(to - (j)) & ~lanes(from - (j)))
+    for (int64_t j = low; j < high; j += 16)
+        largest = _mm512_max_ps(_mm512_mask_loadu_ps(least, SEEN(j), scores + j), largest);
+    const __m512 most = _mm512_set1_ps(_mm512_reduce_max_ps(largest));
+    for (int64_t j = low; j < high; j += 16) {
+        __m512 e = exponential(_mm512_sub_ps(_mm512_loadu_ps(scores + j), most));
+        e = _mm512_maskz_mov_ps(SEEN(j), e);
+        sum = _mm512_add_ps(sum, e);
+        _mm512_storeu_ps(scores + j, e);
+    }
+#undef SEEN
+    return 1 / _mm512_reduce_add_ps(sum);
+}
+
+/* Shares (ROWS, width) of keys ``low`` to ``high`` times their values (keys, wide): (dim,) each. */
+TARGET static void weigh(const float *shares, const float *values, int64_t dim, int64_t wide,
+                         int64_t width, int64_t low, int64_t high, const float *by,
+                         float *const *to)
+{
+#define STEP(r)                                                                                   \
+    {                                                                                             \
+        const __m512 p = _mm512_set1_ps(shares[r * width + j]);                                   \
+        s##r##0 = _mm512_fmadd_ps(p, v0, s##r##0);                                                \
+        s##r##1 = _mm512_fmadd_ps(p, v1, s##r##1);                                                \
+    }
+#define BEGIN(r) __m512 s##r##0 = _mm512_setzero_ps(), s##r##1 = s##r##0;
+#define FINISH(r)                                                                                 \
+    _mm512_mask_storeu_ps(to[r] + c, lanes(dim - c),                                              \
+                          _mm512_mul_ps(s##r##0, _mm512_set1_ps(by[r])));                         \
+    _mm512_mask_storeu_ps(to[r] + c + 16, lanes(dim - c - 16),                                    \
+                          _mm512_mul_ps(s##r##1, _mm512_set1_ps(by[r])));
+
+    for (int64_t c = 0; c < dim; c += 32) {
+        EACH(BEGIN)
+        for (int64_t j = low; j < high; j++) {
+            const __m512 v0 = _mm512_loadu_ps(values + j * wide + c);
+            const __m512 v1 = _mm512_loadu_ps(values + j * wide + c + 16);
+            EACH(STEP)
+        }
+        EACH(FINISH)
+    }
+#undef EACH
+#undef BEGIN
+#undef STEP
+#undef FINISH
+}
+
+/* Some of the texts' key heads. */
+TARGET static void attention(const void *work, int64_t part, int64_t parts)
+{
+    const Attention *a = work;
+    const int64_t all = a->batch * a->kv_heads;
+    const int64_t begin = all * part / parts, end = all * (part + 1) / parts;
+    const int64_t dim = a->dim, wide = up_to(dim, 32), total = a->before + a->length;
+    /* An odd number of cache lines apart, or all lines of a column would want the same places. */
+    const int64_t width = up_to(total, KEYS) + 16;
+    const int64_t shared = a->heads / a->kv_heads, rows = a->length * shared;
+    float *room = aligned_alloc(64, sizeof(float) * up_to((dim + ROWS) * width + total * wide +
+                                                              (ROWS + 1) * dim, 16));
+    if (!room) {
+        atomic_store(a->failed, 1);
+        return;
+    }
+    float *keys = room, *scores = keys + dim * width, *values = scores + ROWS * width;
+    float *queries = values + total * wide, *one = queries + ROWS * dim;
+    for (int64_t i = begin; i < end; i++) {
+        const int64_t text = i / a->kv_heads, kv_head = i % a->kv_heads;
+        for (int64_t j = 0; j < total; j++) {
+            const int64_t t = j - a->before, at = text * a->length + t;
+            const int64_t there = (j * a->kv_heads + kv_head) * dim;
+            const float *key = one, *value = a->first_values + there;
+            if (t < 0) {
+                key = a->first_keys + there;
+            } else {
+                turned(a->keys + at * a->key_stride + kv_head * dim, a, t, 1, one);
+                value = a->values + at * a->value_stride + kv_head * dim;
+            }
+            for (int64_t d = 0; d < dim; d++)
+                keys[d * width + j] = key[d];
+            memcpy(values + j * wide, value, dim * sizeof(float));
+            memset(values + j * wide + dim, 0, (wide - dim) * sizeof(float));
+        }
+        /* The heads that share a key head stand in one product: a token's, then the next's. */
+        for (int64_t first = 0; first < rows; first += ROWS) {
+            int64_t token[ROWS], from[ROWS], to[ROWS], low = total, high = 0;
+            float by[ROWS], *into[ROWS];
+            for (int r = 0; r < ROWS; r++) {
+                /* Past the end the last row is computed again, into the same place. */
+                const int64_t row = first + r < rows ? first + r : rows - 1;
+                const int64_t t = row / shared, head = kv_head * shared + row % shared;
+                const int64_t at = text * a->length + t, here = a->before + t;
+                token[r] = t;
+                from[r] = a->window && here - a->window + 1 > 0 ? here - a->window + 1 : 0;
+                to[r] = a->causal ? here + 1 : total;
+                if (!a->causal && a->window && here + a->window < total)
+                    to[r] = here + a->window;
+                low = from[r] < low ? from[r] : low;
+                high = to[r] > high ? to[r] : high;
+                into[r] = a->y + (at * a->heads + head) * dim;
+                turned(a->queries + at * a->query_stride + head * dim, a, token[r], a->scale,
+                       queries + r * dim);
+            }
+            score(queries, keys, dim, width, low, high, scores);
+            for (int r = 0; r < ROWS; r++)
+                by[r] = softened(scores + r * width, low, high, from[r], to[r]);
+            weigh(scores, values, dim, wide, width, low, high, by, into);
+        }
+    }
+    free(room);
+}
+
+/* Softmax attention: (batch, length, heads * dim). Whether there was memory for it. */
+EXPORT int attend(const Attention *given, float *y, int64_t threads)
+{
+    atomic_int failed = 0;
+    Attention work = *given;
+    work.y = y;
+    work.failed = &failed;
+    const int64_t all = work.batch * work.kv_heads, keys = work.before + work.length;
+    const int64_t worth = work.batch * work.length * work.heads * keys * work.dim / WORTH;
+    const int64_t most = all < threads ? all : threads;
+    share(attention, &work, worth < most ? worth : most);
+    return !atomic_load(&failed);
+}
+
+#else
+
+EXPORT int supported(void)
+{
+    return 0;
+}
+
+#endif

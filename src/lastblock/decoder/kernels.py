@@ -1,0 +1,188 @@
+"""Products of 8-bit integers and attention in C, where this processor and install have them.
+
+``kernels.c`` is built when the package is installed, if there is a C compiler, and used on
+processors with AVX-512 and VNNI. Elsewhere ``available`` is false and torch does the same work, in
+about twice the time. Torch's own products hand their sums over to one operation after another,
+each of which reads and writes them again; here what follows a sum happens while it is in registers.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from contextlib import suppress
+from functools import cache
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+# A panel of a weight is so many of its rows; four integers of each row stand together.
+_PANEL, _TOGETHER = 64, 4
+# Inputs are taken up so many at a time.
+_LANES = 16
+_ACTIVATIONS = {None: 0, "silu": 1, "gelu_tanh": 2}
+
+
+class _Layer(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("panels", "zeros", "scale", "bias", "factor")),
+        ("eps", ctypes.c_float),
+        *((name, ctypes.c_int32) for name in ("activation", "gated")),
+        *((name, ctypes.c_int64) for name in ("inputs", "outputs")),
+    )
+
+
+class _Attention(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("queries", "keys", "values")),
+        *((name, ctypes.c_int64) for name in ("query_stride", "key_stride", "value_stride")),
+        *((name, ctypes.c_void_p) for name in ("first_keys", "first_values", "cos", "sin")),
+        *((name, ctypes.c_int64) for name in ("batch", "length", "before", "heads", "kv_heads")),
+        *((name, ctypes.c_int64) for name in ("dim", "window", "causal")),
+        ("scale", ctypes.c_float),
+        ("y", ctypes.c_void_p),
+        ("failed", ctypes.c_void_p),
+    )
+
+
+@cache
+def _library() -> ctypes.CDLL | None:
+    """What was built, if it runs on this processor."""
+    for suffix in EXTENSION_SUFFIXES:
+        path = Path(__file__).with_name(f"_kernels{suffix}")
+        if path.exists():
+            try:
+                library = ctypes.CDLL(str(path))
+            except OSError:  # of another machine
+                return None
+            if not library.supported():
+                return None
+            address, number = ctypes.c_void_p, ctypes.c_int64
+            library.linear.argtypes = [address, number, address, address, number]
+            library.attend.argtypes = [address, address, number]
+            library.use_threads_of.argtypes = [address]
+            with suppress(AttributeError):  # else one thread does all
+                parallel = ctypes.CDLL(None).GOMP_parallel
+                library.use_threads_of(ctypes.cast(parallel, address))
+            return library
+    return None
+
+
+def available() -> bool:
+    """Whether the two functions below can be called."""
+    return _library() is not None
+
+
+class Packed:
+    """A layer of 8-bit integers as the kernel wants it.
+
+    Args:
+        weight: (out, in), int8; of a gated layer the gate's rows, then those of what it multiplies.
+        scale: (out,), what each row counts.
+        bias: (out,), or None.
+        factor: (in,), what inputs are multiplied with first, or None.
+        eps: if not None, inputs are divided by their root mean square, with this added in it.
+        activation: of the result, or of the gate: "silu", "gelu_tanh" or None.
+        gated: whether the result is the activated first half times the second.
+    """
+
+    def __init__(
+        self,
+        weight: Tensor,
+        scale: Tensor,
+        bias: Tensor | None,
+        factor: Tensor | None,
+        eps: float | None,
+        activation: str | None = None,
+        gated: bool = False,
+    ) -> None:
+        halves = 2 if gated else 1
+        each = _PANEL // halves
+
+        def rows(of: Tensor) -> Tensor:
+            """Half a panel of the gate, half a panel of the other; filled up with nought."""
+            parts = of.unflatten(0, (halves, -1))  # (1 or 2, out / halves, ...)
+            missing = -parts.shape[1] % each
+            parts = F.pad(parts, (0,) * 2 * (of.dim() - 1) + (0, missing))
+            return parts.unflatten(1, (-1, each)).transpose(0, 1).flatten(0, 2).contiguous()
+
+        self.outputs, size = len(weight) // halves, weight.shape[1]
+        wide = rows(F.pad(weight, (0, -size % _LANES)))
+        panels = wide.view(len(wide) // _PANEL, _PANEL, -1, _TOGETHER).transpose(1, 2).contiguous()
+        zeros = wide.sum(1, dtype=torch.int32) * 128
+        self._kept = [panels, zeros, rows(scale)]
+        self._kept += [torch.empty(0) if bias is None else rows(bias)]
+        self._kept += [torch.empty(0) if factor is None else factor.contiguous()]
+        addresses = [of.data_ptr() or None for of in self._kept]
+        eps = -1.0 if eps is None else eps
+        self._layer = _Layer(*addresses, eps, _ACTIVATIONS[activation], gated, size, self.outputs)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(..., in) -> (..., out), or half of that where gated; float32."""
+        x = x.contiguous()
+        y = x.new_empty(*x.shape[:-1], self.outputs)
+        library = _library()
+        assert library is not None
+        rows = x.numel() // x.shape[-1]
+        layer, threads = ctypes.addressof(self._layer), torch.get_num_threads()
+        if not library.linear(x.data_ptr(), rows, layer, y.data_ptr(), threads):
+            raise MemoryError
+        return y
+
+
+def can_attend(q: Tensor, k: Tensor, v: Tensor) -> bool:
+    """Whether ``attend`` takes these."""
+    return (
+        available()
+        and q.dtype == torch.float32
+        and q.shape[-1] % 2 == 0
+        and all(_is_by_token(of) for of in (q, k, v))
+    )
+
+
+def _is_by_token(x: Tensor) -> bool:
+    """Whether one token's heads stand together, and tokens at even distances over all texts."""
+    length, _, dim = x.shape[1:]
+    return x.stride(3) == 1 and x.stride(2) == dim and x.stride(0) == length * x.stride(1)
+
+
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    rotary: tuple[Tensor, Tensor] | None,
+    before: tuple[Tensor, Tensor] | None,
+    scale: float,
+    causal: bool,
+    window: int | None,
+) -> Tensor:
+    """Softmax attention of several query heads to each key head, (B, T, H * D), float32.
+
+    Args:
+        q: queries (B, T, H, D), not yet rotated.
+        k: keys (B, T, K, D), not yet rotated.
+        v: values (B, T, K, D).
+        rotary: cos and sin for these tokens, each (T, D), if positions are rotated in.
+        before: keys, rotated, and values of S tokens before every text, each (1, S, K, D).
+        scale: what scores are multiplied with.
+        causal: whether a token sees none after it.
+        window: how far it sees, if not all the way.
+    """
+    batch, length, heads, dim = q.shape
+    y = q.new_empty(batch, length, heads * dim)
+    kept = [*(of.contiguous() for of in (*(before or ()), *(rotary or ())))]
+    addresses = [of.data_ptr() for of in kept]
+    first = addresses[:2] if before else [None, None]
+    turn = addresses[-2:] if rotary else [None, None]
+    said = _Attention(
+        q.data_ptr(), k.data_ptr(), v.data_ptr(), q.stride(1), k.stride(1), v.stride(1),
+        *first, *turn, batch, length, before[0].shape[1] if before else 0, heads, k.shape[2],
+        dim, window or 0, causal, scale,
+    )  # fmt: skip
+    library = _library()
+    assert library is not None
+    if not library.attend(ctypes.addressof(said), y.data_ptr(), torch.get_num_threads()):
+        raise MemoryError
+    return y

@@ -1,0 +1,197 @@
+"""The kernels in C give what torch gives in float64, and whoever has none of them does without."""
+
+import copy
+import ctypes
+from itertools import product
+
+import pytest
+import torch
+from tiny import FAMILIES, random_batch, random_decoder
+from torch.nn import functional as F
+
+from lastblock.decoder import kernels
+from lastblock.decoder.config import Rope
+from lastblock.decoder.layers import _sees, rotary_tables, rotate
+from lastblock.decoder.precision import set_precision
+
+needs_kernels = pytest.mark.skipif(
+    not kernels.available(), reason="there are no kernels for this processor, or none were built"
+)
+
+
+@pytest.fixture
+def without_kernels(monkeypatch):
+    monkeypatch.setattr(kernels, "available", lambda: False)
+
+
+@needs_kernels
+@pytest.mark.parametrize("rows", [1, 5, 6, 13, 200])
+@pytest.mark.parametrize("columns", [2, 64, 66, 300])
+@pytest.mark.parametrize("size", [3, 16, 50, 576])
+def test_products_equal_float64(rows, columns, size):
+    for activation, gated, bias, factor, eps in (
+        (None, False, False, False, None),
+        (None, False, True, True, 1e-5),
+        ("silu", True, False, True, 1e-6),
+        ("gelu_tanh", True, True, False, None),
+        ("gelu_tanh", False, True, False, None),
+        ("silu", False, False, False, None),
+    ):
+        weight = torch.randint(-127, 128, (columns, size), dtype=torch.int8)
+        scale = torch.rand(columns) / 127 / size**0.5
+        of_bias = torch.randn(columns) if bias else None
+        of_factor = torch.rand(size) + 0.5 if factor else None
+        x = torch.randn(rows, size) * 10 ** torch.randn(rows, 1)
+        layer = kernels.Packed(weight, scale, of_bias, of_factor, eps, activation, gated)
+
+        given = x if of_factor is None else x * of_factor
+        unit = given.abs().amax(1, keepdim=True) / 127
+        sums = (given * (1 / unit)).round().double() @ weight.double().T
+        unit = unit.double()
+        if eps is not None:
+            unit = unit / (x.double().square().mean(1, keepdim=True) + eps).sqrt()
+        y = sums * scale.double() * unit + (0 if of_bias is None else of_bias.double())
+        parts = y.chunk(2, dim=1) if gated else (y, torch.ones(()))
+        act = {
+            None: lambda t: t,
+            "silu": F.silu,
+            "gelu_tanh": lambda t: F.gelu(t, approximate="tanh"),
+        }[activation]
+        exact = act(parts[0]) * parts[1]
+        found = layer(x).double()
+        assert (found - exact).abs().max() <= 1e-5 * max(exact.abs().max(), y.abs().max())
+
+
+@needs_kernels
+@pytest.mark.parametrize("dim", [2, 10, 64, 96])
+@pytest.mark.parametrize("length", [1, 7, 45, 150])
+@pytest.mark.parametrize(("heads", "kv_heads"), [(9, 3), (2, 2), (4, 1)])
+def test_attention_equals_float64(dim, length, heads, kv_heads):
+    rope = Rope(10_000.0)
+    for texts, first, causal, window, turned in product(
+        (1, 3), (0, 9), (True, False), (None, 5), (True, False)
+    ):
+        # As a product gives them: queries, keys and values of a token side by side.
+        together = torch.randn(texts, length, heads + 2 * kv_heads, dim)
+        q, k, v = together.split([heads, kv_heads, kv_heads], dim=2)
+        before = tuple(torch.randn(2, 1, first, kv_heads, dim)) if first else None
+        cos, sin = (table[first:] for table in rotary_tables(rope, dim, first + length))
+        assert kernels.can_attend(q, k, v)
+        rotary = (cos, sin) if turned else None
+        found = kernels.attend(q, k, v, rotary, before, 0.3, causal, window)
+
+        q, k, v = q.double(), k.double(), v.double()
+        if turned:
+            q, k = (rotate(x, cos[:, None].double(), sin[:, None].double()) for x in (q, k))
+        if before is not None:
+            k, v = (
+                torch.cat((one.double().expand(texts, -1, -1, -1), own), dim=1)
+                for one, own in zip(before, (k, v), strict=True)
+            )
+        at = torch.arange(first + length)
+        exact = F.scaled_dot_product_attention(
+            *(x.transpose(1, 2) for x in (q, k, v)),
+            attn_mask=_sees(at[first:, None], at, causal, window),
+            scale=0.3,
+            enable_gqa=True,
+        )
+        exact = exact.transpose(1, 2).flatten(2)
+        assert (found.double() - exact).abs().max() <= 1e-5 * exact.abs().max()
+
+
+@needs_kernels
+def test_large_scores_overflow_nothing():
+    q, k, v = (torch.randn(2, 20, 4, 16) * 100 for _ in range(3))
+    found = kernels.attend(q, k, v, None, None, 1.0, True, None)
+    q, k, w = (x.double().transpose(1, 2) for x in (q, k, v))
+    exact = F.scaled_dot_product_attention(q, k, w, is_causal=True, scale=1.0)
+    exact = exact.transpose(1, 2).flatten(2)
+    assert (found.double() - exact).abs().max() <= 1e-3 * exact.abs().max()
+
+
+@needs_kernels
+def test_what_is_no_number_stays_so():
+    """Nothing is made of it that looks like a result, and other texts are as they were."""
+    weight, scale = torch.randint(-127, 128, (70, 40), dtype=torch.int8), torch.rand(70)
+    layer = kernels.Packed(weight, scale, None, None, None)
+    x = torch.randn(9, 40)
+    plain = layer(x)
+    x[2, 7], x[5, 39] = torch.nan, torch.inf
+    said = layer(x)
+    assert said[[2, 5]].isnan().all()
+    sane = [0, 1, 3, 4, 6, 7, 8]
+    assert torch.equal(said[sane], plain[sane])
+
+    q, k, v = (torch.randn(3, 12, 2, 16) for _ in range(3))
+    plain = kernels.attend(q, k, v, None, None, 1.0, True, None)
+    k[1, 4] = torch.nan
+    said = kernels.attend(q, k, v, None, None, 1.0, True, None)
+    assert said[1, 4:].isnan().all()
+    assert torch.equal(said[0], plain[0])
+    assert torch.equal(said[2], plain[2])
+    assert torch.equal(said[1, :4], plain[1, :4])
+
+
+@needs_kernels
+def test_no_text_changes_what_another_gives():
+    q, k, v = (torch.randn(5, 33, 4, 16) for _ in range(3))
+    together = kernels.attend(q, k, v, None, None, 1.0, True, None)
+    for i in range(5):
+        one = slice(i, i + 1)
+        alone = kernels.attend(q[one], k[one], v[one], None, None, 1.0, True, None)
+        assert torch.equal(alone[0], together[i])
+
+
+@needs_kernels
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_blocks_give_what_they_give_without(family, precision, monkeypatch):
+    decoder = random_decoder(family)
+    for parameter in decoder.parameters():
+        parameter.data.mul_(0.3)
+    if precision == "int8":
+        set_precision(decoder, 4, "int8", torch.randint(0, 97, (60,)))
+    ids, _ = random_batch()
+    with torch.no_grad():
+        for index in range(4):
+            x = decoder.run(decoder.embed(ids), 0, index)
+            found = decoder.run(x, index, index + 1)
+            with monkeypatch.context() as patch:
+                patch.setattr(kernels, "available", lambda: False)
+                exact = decoder.run(x, index, index + 1)
+            # Where an input lies on the edge of two integers, either may be taken.
+            near = (found - exact).norm(dim=-1) / exact.norm(dim=-1)
+            assert near.median() < 1e-5
+            assert near.max() < 0.01
+
+
+def test_gradients_flow_with_or_without():
+    decoder = random_decoder()
+    ids, _ = random_batch()
+    decoder.run(decoder.embed(ids), 0, 2).sum().backward()
+    assert decoder.blocks[0].attn.qkv.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.usefixtures("without_kernels")
+def test_whoever_has_no_kernels_does_without():
+    decoder = random_decoder()
+    rounded = copy.deepcopy(decoder)
+    set_precision(rounded, 4, "int8", torch.randint(0, 97, (60,)))
+    ids, _ = random_batch()
+    with torch.no_grad():
+        assert decoder.run(decoder.embed(ids), 0, 4).isfinite().all()
+        assert rounded.run(rounded.embed(ids), 0, 4).isfinite().all()
+
+
+@pytest.mark.parametrize("broken", ["missing", "another machine's", "another processor's"])
+def test_a_library_that_cannot_be_used_is_not(broken, tmp_path, monkeypatch):
+    class Unsupported:
+        def supported(self) -> int:
+            return 0
+
+    (tmp_path / "_kernels.so").write_bytes(b"no library")
+    monkeypatch.setattr(kernels, "EXTENSION_SUFFIXES", [] if broken == "missing" else [".so"])
+    monkeypatch.setattr(kernels, "__file__", str(tmp_path / "kernels.py"))
+    if broken == "another processor's":
+        monkeypatch.setattr(ctypes, "CDLL", lambda path: Unsupported())
+    assert kernels._library.__wrapped__() is None
