@@ -78,7 +78,8 @@ def test_attention_equals_float64(dim, length, heads, kv_heads):
         cos, sin = (table[first:] for table in rotary_tables(rope, dim, first + length))
         assert kernels.can_attend(q, k, v)
         rotary = (cos, sin) if turned else None
-        found = kernels.attend(q, k, v, rotary, before, 0.3, causal, window)
+        of_heads = kernels.Heads(heads, kv_heads, dim, 0.3, causal, window)
+        found = kernels.attend(q, k, v, of_heads, rotary, before)
 
         q, k, v = q.double(), k.double(), v.double()
         if turned:
@@ -99,10 +100,15 @@ def test_attention_equals_float64(dim, length, heads, kv_heads):
         assert (found.double() - exact).abs().max() <= 1e-5 * exact.abs().max()
 
 
+def _attend(q, k, v):
+    heads = kernels.Heads(q.shape[2], k.shape[2], q.shape[3], 1.0, causal=True, window=None)
+    return kernels.attend(q, k, v, heads, None, None)
+
+
 @needs_kernels
 def test_large_scores_overflow_nothing():
     q, k, v = (torch.randn(2, 20, 4, 16) * 100 for _ in range(3))
-    found = kernels.attend(q, k, v, None, None, 1.0, True, None)
+    found = _attend(q, k, v)
     q, k, w = (x.double().transpose(1, 2) for x in (q, k, v))
     exact = F.scaled_dot_product_attention(q, k, w, is_causal=True, scale=1.0)
     exact = exact.transpose(1, 2).flatten(2)
@@ -123,9 +129,9 @@ def test_what_is_no_number_stays_so():
     assert torch.equal(said[sane], plain[sane])
 
     q, k, v = (torch.randn(3, 12, 2, 16) for _ in range(3))
-    plain = kernels.attend(q, k, v, None, None, 1.0, True, None)
+    plain = _attend(q, k, v)
     k[1, 4] = torch.nan
-    said = kernels.attend(q, k, v, None, None, 1.0, True, None)
+    said = _attend(q, k, v)
     assert said[1, 4:].isnan().all()
     assert torch.equal(said[0], plain[0])
     assert torch.equal(said[2], plain[2])
@@ -135,11 +141,62 @@ def test_what_is_no_number_stays_so():
 @needs_kernels
 def test_no_text_changes_what_another_gives():
     q, k, v = (torch.randn(5, 33, 4, 16) for _ in range(3))
-    together = kernels.attend(q, k, v, None, None, 1.0, True, None)
+    together = _attend(q, k, v)
     for i in range(5):
         one = slice(i, i + 1)
-        alone = kernels.attend(q[one], k[one], v[one], None, None, 1.0, True, None)
+        alone = _attend(q[one], k[one], v[one])
         assert torch.equal(alone[0], together[i])
+
+
+@needs_kernels
+@pytest.mark.parametrize("rows", [1, 50, 192, 193, 700])
+def test_a_chain_is_one_layer_after_the_other(rows):
+    into, out = (
+        kernels.Packed(
+            torch.randint(-127, 128, shape, dtype=torch.int8),
+            torch.rand(shape[0]) / 1000,
+            torch.randn(shape[0]),
+            None,
+            1e-5,
+            *what,
+        )
+        for shape, what in (((140, 48), ("silu", True)), ((48, 70), (None, False)))
+    )
+    x = torch.randn(rows, 48)
+    assert torch.equal(kernels.chain(x, into, out), out(into(x)))
+
+
+@needs_kernels
+@pytest.mark.parametrize("length", [1, 50, 192, 200])
+@pytest.mark.parametrize("texts", [1, 3, 9])
+def test_attention_from_end_to_end_is_its_parts_in_turn(length, texts):
+    heads = kernels.Heads(6, 2, 8, 0.3, causal=True, window=None)
+    qkv, out = (
+        kernels.Packed(
+            torch.randint(-127, 128, shape, dtype=torch.int8), torch.rand(shape[0]), None, None, eps
+        )
+        for shape, eps in (((80, 40), 1e-5), ((40, 48), None))
+    )
+    x, rotary = torch.randn(texts, length, 40), tuple(torch.randn(2, length, 8))
+    before = tuple(torch.randn(2, 1, 4, 2, 8))
+    q, k, v = qkv(x).unflatten(-1, (-1, 8)).split([6, 2, 2], dim=2)
+    exact = out(kernels.attend(q, k, v, heads, rotary, before))
+    assert torch.equal(kernels.self_attention(x, qkv, out, heads, rotary, before), exact)
+
+
+@needs_kernels
+@pytest.mark.parametrize("threads", [2, 5])
+def test_threads_change_nothing(threads):
+    decoder = random_decoder()
+    set_precision(decoder, 4, "int8", torch.randint(0, 97, (60,)))
+    ids = torch.randint(0, 97, (40, 60))
+    said, before = [], torch.get_num_threads()
+    for count in (1, threads):
+        torch.set_num_threads(count)
+        with torch.no_grad():
+            said.append(decoder.run(decoder.embed(ids), 0, 4))
+    torch.set_num_threads(before)
+    assert torch.equal(*said)
 
 
 @needs_kernels

@@ -312,6 +312,22 @@ EXPORT int linear(const float *x, int64_t n, const Layer *layer, float *y, int64
     return !atomic_load(&failed);
 }
 
+/* Through one layer and then another, some rows at a time: what is between them stays in cache. */
+EXPORT int chain(const float *x, int64_t n, const Layer *into, const Layer *from, float *y,
+                 int64_t threads)
+{
+    const int64_t most = n < CHUNK ? n : CHUNK;
+    float *between = aligned_alloc(64, up_to(sizeof(float) * most * into->out, 64));
+    int done = between != NULL;
+    for (int64_t first = 0; done && first < n; first += most) {
+        const int64_t here = n - first < most ? n - first : most;
+        done = linear(x + first * into->in, here, into, between, threads) &&
+               linear(between, here, from, y + first * from->out, threads);
+    }
+    free(between);
+    return done;
+}
+
 /* -------------------------------------------------------------------------------- attention */
 
 /* Sizes and addresses; see ``attend`` in kernels.py. */
@@ -509,6 +525,33 @@ EXPORT int attend(const Attention *given, float *y, int64_t threads)
     const int64_t most = all < threads ? all : threads;
     share(attention, &work, worth < most ? worth : most);
     return !atomic_load(&failed);
+}
+
+/* Queries, keys and values of x (batch, length, in), attention, and what follows it: y as x. Some
+ * texts at a time, so that what is between stays in cache. ``given`` says all but where they are. */
+EXPORT int self_attention(const float *x, const Attention *given, const Layer *qkv,
+                          const Layer *out, float *y, int64_t threads)
+{
+    Attention a = *given;
+    const int64_t length = a.length, batch = a.batch, wide = a.heads * a.dim;
+    const int64_t texts = length < CHUNK ? CHUNK / length : 1;
+    const int64_t most = (batch < texts ? batch : texts) * length;
+    float *between = aligned_alloc(64, up_to(sizeof(float) * most * (qkv->out + wide), 64));
+    float *attended = between + most * qkv->out;
+    int done = between != NULL;
+    a.queries = between;
+    a.keys = between + wide;
+    a.values = a.keys + a.kv_heads * a.dim;
+    a.query_stride = a.key_stride = a.value_stride = qkv->out;
+    for (int64_t first = 0; done && first < batch; first += texts) {
+        a.batch = batch - first < texts ? batch - first : texts;
+        const int64_t row = first * length, here = a.batch * length;
+        done = linear(x + row * qkv->in, here, qkv, between, threads) &&
+               attend(&a, attended, threads) &&
+               linear(attended, here, out, y + row * out->out, threads);
+    }
+    free(between);
+    return done;
 }
 
 #else

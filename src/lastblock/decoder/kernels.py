@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import cache
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
@@ -22,6 +23,7 @@ from torch.nn import functional as F
 _PANEL, _TOGETHER = 64, 4
 # Inputs are taken up so many at a time.
 _LANES = 16
+Pair = tuple[Tensor, Tensor]
 _ACTIVATIONS = {None: 0, "silu": 1, "gelu_tanh": 2}
 
 
@@ -61,7 +63,9 @@ def _library() -> ctypes.CDLL | None:
                 return None
             address, number = ctypes.c_void_p, ctypes.c_int64
             library.linear.argtypes = [address, number, address, address, number]
+            library.chain.argtypes = [address, number, address, address, address, number]
             library.attend.argtypes = [address, address, number]
+            library.self_attention.argtypes = [*[address] * 5, number]
             library.use_threads_of.argtypes = [address]
             with suppress(AttributeError):  # else one thread does all
                 parallel = ctypes.CDLL(None).GOMP_parallel
@@ -119,17 +123,61 @@ class Packed:
         eps = -1.0 if eps is None else eps
         self._layer = _Layer(*addresses, eps, _ACTIVATIONS[activation], gated, size, self.outputs)
 
+    @property
+    def address(self) -> int:
+        return ctypes.addressof(self._layer)
+
     def __call__(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out), or half of that where gated; float32."""
         x = x.contiguous()
         y = x.new_empty(*x.shape[:-1], self.outputs)
-        library = _library()
-        assert library is not None
         rows = x.numel() // x.shape[-1]
-        layer, threads = ctypes.addressof(self._layer), torch.get_num_threads()
-        if not library.linear(x.data_ptr(), rows, layer, y.data_ptr(), threads):
-            raise MemoryError
+        _call("linear", x.data_ptr(), rows, self.address, y.data_ptr())
         return y
+
+
+def chain(x: Tensor, into: Packed, out: Packed) -> Tensor:
+    """``out(into(x))``, some rows at a time: what is between stays in the processor's cache."""
+    x = x.contiguous()
+    y = x.new_empty(*x.shape[:-1], out.outputs)
+    rows = x.numel() // x.shape[-1]
+    _call("chain", x.data_ptr(), rows, into.address, out.address, y.data_ptr())
+    return y
+
+
+@dataclass(frozen=True)
+class Heads:
+    """How attention attends: H query heads to K key heads of D numbers, softmax over ``scale`` q k.
+
+    ``causal``: a token sees none after it; ``window``: how far it sees, if not all the way.
+    """
+
+    heads: int
+    kv_heads: int
+    dim: int
+    scale: float
+    causal: bool
+    window: int | None
+
+
+def self_attention(
+    x: Tensor,
+    qkv: Packed,
+    out: Packed,
+    heads: Heads,
+    rotary: Pair | None,
+    before: Pair | None,
+) -> Tensor:
+    """``out(attend(...))`` of the queries, keys and values ``qkv(x)``, (B, T, C) -> (B, T, C).
+
+    Some texts at a time, for the same reason; see ``attend``.
+    """
+    x = x.contiguous()
+    y = x.new_empty(*x.shape[:-1], out.outputs)
+    said, _kept = _attention(x.shape[0], x.shape[1], heads, rotary, before)
+    at = ctypes.addressof(said)
+    _call("self_attention", x.data_ptr(), at, qkv.address, out.address, y.data_ptr())
+    return y
 
 
 def can_attend(q: Tensor, k: Tensor, v: Tensor) -> bool:
@@ -149,40 +197,52 @@ def _is_by_token(x: Tensor) -> bool:
 
 
 def attend(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    rotary: tuple[Tensor, Tensor] | None,
-    before: tuple[Tensor, Tensor] | None,
-    scale: float,
-    causal: bool,
-    window: int | None,
+    q: Tensor, k: Tensor, v: Tensor, heads: Heads, rotary: Pair | None, before: Pair | None
 ) -> Tensor:
-    """Softmax attention of several query heads to each key head, (B, T, H * D), float32.
+    """Softmax attention, (B, T, H * D), float32.
 
     Args:
         q: queries (B, T, H, D), not yet rotated.
         k: keys (B, T, K, D), not yet rotated.
         v: values (B, T, K, D).
+        heads: how they attend.
         rotary: cos and sin for these tokens, each (T, D), if positions are rotated in.
         before: keys, rotated, and values of S tokens before every text, each (1, S, K, D).
-        scale: what scores are multiplied with.
-        causal: whether a token sees none after it.
-        window: how far it sees, if not all the way.
     """
-    batch, length, heads, dim = q.shape
-    y = q.new_empty(batch, length, heads * dim)
-    kept = [*(of.contiguous() for of in (*(before or ()), *(rotary or ())))]
-    addresses = [of.data_ptr() for of in kept]
-    first = addresses[:2] if before else [None, None]
-    turn = addresses[-2:] if rotary else [None, None]
-    said = _Attention(
-        q.data_ptr(), k.data_ptr(), v.data_ptr(), q.stride(1), k.stride(1), v.stride(1),
-        *first, *turn, batch, length, before[0].shape[1] if before else 0, heads, k.shape[2],
-        dim, window or 0, causal, scale,
-    )  # fmt: skip
-    library = _library()
-    assert library is not None
-    if not library.attend(ctypes.addressof(said), y.data_ptr(), torch.get_num_threads()):
-        raise MemoryError
+    batch, length = q.shape[:2]
+    y = q.new_empty(batch, length, heads.heads * heads.dim)
+    said, _kept = _attention(batch, length, heads, rotary, before)
+    said.queries, said.keys, said.values = q.data_ptr(), k.data_ptr(), v.data_ptr()
+    said.query_stride, said.key_stride, said.value_stride = (of.stride(1) for of in (q, k, v))
+    _call("attend", ctypes.addressof(said), y.data_ptr())
     return y
+
+
+def _attention(
+    batch: int, length: int, heads: Heads, rotary: Pair | None, before: Pair | None
+) -> tuple[_Attention, list[Tensor]]:
+    """What the kernel is told, but for where tokens are; and what it points to."""
+    cos, sin = rotary or (None, None)
+    keys, values = before or (None, None)
+    said = _Attention(
+        batch=batch,
+        length=length,
+        before=0 if keys is None else keys.shape[1],
+        heads=heads.heads,
+        kv_heads=heads.kv_heads,
+        dim=heads.dim,
+        window=heads.window or 0,
+        causal=heads.causal,
+        scale=heads.scale,
+    )
+    kept = []
+    for name, of in (("cos", cos), ("sin", sin), ("first_keys", keys), ("first_values", values)):
+        if of is not None:
+            kept.append(of.contiguous())
+            setattr(said, name, kept[-1].data_ptr())
+    return said, kept
+
+
+def _call(name: str, *arguments: int) -> None:
+    if not getattr(_library(), name)(*arguments, torch.get_num_threads()):
+        raise MemoryError

@@ -81,6 +81,12 @@ class Linear(nn.Linear):
         """The same, activated; where gated the activated first half times the second."""
         return activate(self(x), activation, gated)
 
+    def packed(
+        self, activation: Activation | None = None, gated: bool = False
+    ) -> kernels.Packed | None:
+        """This layer, and what is done to its result, as kernels take it; None if they do not."""
+        return None
+
 
 def activate(y: Tensor, activation: Activation, gated: bool) -> Tensor:
     """``activation`` of y (..., out); where gated of its first half, times the second."""
@@ -244,10 +250,15 @@ class Attention(nn.Module):
 
         ``before``: keys and values, (1, S, K, D), of S tokens that stand before every text's own.
         """
+        heads = kernels.Heads(
+            self.heads, self.kv_heads, self.head_dim, self.scale, self.causal, self.window
+        )
+        qkv, out = self.qkv.packed(), self.out.packed()
+        if qkv is not None and out is not None and self.q_norm is None and not self.head_dim % 2:
+            return kernels.self_attention(x, qkv, out, heads, rotary, before)
         q, k, v = self._project(x)
         if not torch.is_grad_enabled() and kernels.can_attend(q, k, v):
-            y = kernels.attend(q, k, v, rotary, before, self.scale, self.causal, self.window)
-            return self.out(y)
+            return self.out(kernels.attend(q, k, v, heads, rotary, before))
         q, k = _rotated(q, k, rotary)
         if before is not None:
             k, v = (
@@ -395,6 +406,9 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         into = self.gate_up if self.gated else self.up
+        first, last = into.packed(self.activation, self.gated), self.down.packed()
+        if first is not None and last is not None:
+            return kernels.chain(x, first, last)
         return self.down(into.activated(x, self.activation, self.gated))
 
 

@@ -101,18 +101,26 @@ class Int8Linear(nn.Module):
 
     def activated(self, x: Tensor, activation: Activation | None, gated: bool) -> Tensor:
         """The same, activated; where gated the activated first half times the second."""
+        packed = self.packed(activation, gated)
+        if packed is not None:
+            return packed(x)
+        y = self._with_torch(x)
+        return y if activation is None else activate(y, activation, gated)
+
+    def packed(
+        self, activation: Activation | None = None, gated: bool = False
+    ) -> kernels.Packed | None:
+        """This layer, and what is done to its result, as kernels take it; None if they do not."""
         if not kernels.available():
-            y = self._with_torch(x)
-            return y if activation is None else activate(y, activation, gated)
+            return None
         key = activation, gated
-        packed = self._packed.get(key)
-        if packed is None:
+        if key not in self._packed:
             with _PACKING:  # once, where threads share a decoder
-                packed = self._packed.get(key) or kernels.Packed(
-                    self.weight, self.scale, self.bias, self.factor, self.eps, activation, gated
-                )
-                self._packed[key] = packed
-        return packed(x)
+                if key not in self._packed:
+                    self._packed[key] = kernels.Packed(
+                        self.weight, self.scale, self.bias, self.factor, self.eps, activation, gated
+                    )
+        return self._packed[key]
 
     def _with_torch(self, x: Tensor) -> Tensor:
         """What ``forward`` gives, where there is no kernel for it."""
