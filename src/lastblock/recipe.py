@@ -28,6 +28,11 @@ PROMPT = 'This sentence: "{text}" means in one word: "'
 MOST_PROMPT = 1 / 4
 BARE = "{text}"
 AUTO_BATCH = 16
+# Where so many texts are learnt from, a step is of twice as many, which takes little longer than
+# one of half: most of a step's time is that of reading and writing the weights. The rate grows with
+# the root, as Adam's should (Malladi et al. 2022, "On the SDEs and Scaling Rules for Adaptive
+# Gradient Algorithms").
+MANY_TEXTS, MANY_BATCH, MANY_RATE = 1000, 2 * AUTO_BATCH, 1.4e-3
 # What tells int8 how large a decoder's channels get (``set_precision``): of every sort a little.
 SAMPLE = (
     "Hello, could you send me the report by Monday? Thanks: it was 1,234.50 EUR (50% off!) & the "
@@ -94,7 +99,10 @@ def resolve(
     settings = _chapter6 if train.recipe == "chapter6" else _auto
     chosen = settings(decoder, lengths, chapter6_learning_rate)
     kind, blocks = model.trained
-    chosen |= _TRAINED[kind or "blocks"] if train.recipe == "auto" else {}
+    if train.recipe == "auto":
+        chosen |= _TRAINED[kind or "blocks"]
+        if kind in (None, "blocks") and len(lengths) >= MANY_TEXTS and train.batch_size is None:
+            chosen |= {"batch_size": MANY_BATCH, "learning_rate": MANY_RATE}
     for config in (model, train):
         given = {k: v for k, v in vars(config).items() if v is not None}
         chosen |= given
@@ -187,7 +195,7 @@ def _auto(decoder: DecoderConfig, lengths: Sequence[int], _: float) -> dict[str,
         "warmup": 0.1,
         "decay": "cosine",
         "drop_last": False,
-        "eval_steps": max(1, len(lengths) // (AUTO_BATCH * 2)),  # about twice an epoch
+        "eval_steps": max(1, len(lengths) // (AUTO_BATCH * 2)),  # once or twice an epoch
         "eval_texts": 64,
         "keep_best": True,
         "calibrate": True,

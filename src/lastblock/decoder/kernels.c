@@ -328,6 +328,89 @@ EXPORT int chain(const float *x, int64_t n, const Layer *into, const Layer *from
     return done;
 }
 
+/* --------------------------------------------------------------- products of few float32 rows */
+
+/* c (m, n) = a (m, k) b (k, n): of each the distances in memory; columns of b and c are side by
+ * side. For products in which one side is far from square, which training is made of. */
+typedef struct {
+    const float *a, *b;
+    float *c;
+    int64_t m, n, k, a_row, a_column, b_row, c_row;
+} Matrices;
+
+/* ROWS rows times 16 ``wide`` columns, of which the last ones may be less than 16. */
+INLINE void square(const int wide, const Matrices *x, int64_t row, int64_t column)
+{
+    const __mmask16 some = lanes(x->n - column - 16 * (wide - 1));
+    const float *b = x->b + column;
+    float *c = x->c + row * x->c_row + column;
+    const int64_t rows = x->m - row;
+#define EACH(of) of(0) of(1) of(2) of(3) of(4) of(5)
+#define BEGIN(r)                                                                                  \
+    const float *a##r = x->a + (row + (r < rows ? r : 0)) * x->a_row;                             \
+    __m512 s##r##0 = _mm512_setzero_ps(), s##r##1 = s##r##0, s##r##2 = s##r##0, s##r##3 = s##r##0;
+#define LOAD(i) _mm512_maskz_loadu_ps(i == wide - 1 ? some : (i < wide ? 0xffff : 0), b + 16 * i)
+#define STEP(r)                                                                                   \
+    {                                                                                             \
+        const __m512 one = _mm512_set1_ps(*a##r);                                                 \
+        a##r += x->a_column;                                                                      \
+        s##r##0 = _mm512_fmadd_ps(one, b0, s##r##0);                                              \
+        if (wide > 1)                                                                             \
+            s##r##1 = _mm512_fmadd_ps(one, b1, s##r##1);                                          \
+        if (wide > 2)                                                                             \
+            s##r##2 = _mm512_fmadd_ps(one, b2, s##r##2);                                          \
+        if (wide > 3)                                                                             \
+            s##r##3 = _mm512_fmadd_ps(one, b3, s##r##3);                                          \
+    }
+#define STORE(i, sum)                                                                             \
+    if (i < wide)                                                                                 \
+        _mm512_mask_storeu_ps(to + 16 * i, i == wide - 1 ? some : 0xffff, sum);
+#define FINISH(r)                                                                                 \
+    if (r < rows) {                                                                               \
+        float *to = c + r * x->c_row;                                                             \
+        STORE(0, s##r##0) STORE(1, s##r##1) STORE(2, s##r##2) STORE(3, s##r##3)                   \
+    }
+
+    EACH(BEGIN)
+    for (int64_t i = 0; i < x->k; i++, b += x->b_row) {
+        const __m512 b0 = LOAD(0), b1 = LOAD(1), b2 = LOAD(2), b3 = LOAD(3);
+        EACH(STEP)
+    }
+    EACH(FINISH)
+#undef EACH
+#undef BEGIN
+#undef LOAD
+#undef STEP
+#undef STORE
+#undef FINISH
+}
+
+TARGET static void squares(const void *work, int64_t part, int64_t parts)
+{
+    const Matrices *x = work;
+    const int64_t down = (x->m + ROWS - 1) / ROWS, across = (x->n + COLUMNS - 1) / COLUMNS;
+    const int64_t all = down * across;
+    for (int64_t i = all * part / parts; i < all * (part + 1) / parts; i++) {
+        /* In the order in which what is larger is read once. */
+        const int64_t row = (x->n > x->m ? i % down : i / across) * ROWS;
+        const int64_t column = (x->n > x->m ? i / down : i % across) * COLUMNS;
+        const int64_t wide = (x->n - column + 15) / 16;
+        switch (wide) {
+        case 1: square(1, x, row, column); break;
+        case 2: square(2, x, row, column); break;
+        case 3: square(3, x, row, column); break;
+        default: square(4, x, row, column); break;
+        }
+    }
+}
+
+EXPORT int multiply(const Matrices *x, int64_t threads)
+{
+    const int64_t worth = x->m * x->n * x->k / WORTH;
+    share(squares, x, worth < threads ? worth : threads);
+    return 1;
+}
+
 /* -------------------------------------------------------------------------------- attention */
 
 /* Sizes and addresses; see ``attend`` in kernels.py. */
