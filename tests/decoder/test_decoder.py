@@ -89,17 +89,11 @@ def test_one_position_of_a_block_equals_the_whole_block_there(family, reference,
 
 
 @pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("rows", [(1,), (2,), (9,), (3, 11), (48,), (7, 7), (99,)])
-@pytest.mark.parametrize(("out", "size"), [(20, 24), (70, 130), (1, 3)])
-@pytest.mark.parametrize("kernel", [True, False])
-def test_linear_and_its_gradients_equal_torchs_in_float64(
-    rows, bias, out, size, kernel, relative_error, monkeypatch
-):
-    if not kernel:
-        monkeypatch.setattr(kernels, "available", lambda: False)
-    x, weight = torch.randn(*rows, size), torch.randn(out, size)
-    given = [x, weight, *([torch.randn(out)] if bias else [])]
-    into = torch.randn(*rows, out)
+@pytest.mark.parametrize("rows", [(1,), (9,), (3, 11), (48,), (7, 7)])
+def test_linear_and_its_gradients_equal_torchs_in_float64(rows, bias, relative_error):
+    x, weight = torch.randn(*rows, 24), torch.randn(20, 24)
+    given = [x, weight, *([torch.randn(20)] if bias else [])]
+    into = torch.randn(*rows, 20)
 
     def results(function, dtype):
         leaves = [part.to(dtype).requires_grad_() for part in given]

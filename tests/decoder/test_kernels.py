@@ -63,17 +63,6 @@ def test_products_equal_float64(rows, columns, size):
 
 
 @needs_kernels
-@pytest.mark.parametrize("shape", [(1, 1, 1), (16, 300, 70), (301, 9, 130), (7, 65, 16), (2, 3, 0)])
-@pytest.mark.parametrize("turned", [True, False])
-def test_products_of_float32_equal_float64(shape, turned):
-    m, k, n = shape
-    a = torch.randn(k, m).t() if turned else torch.randn(m, k)
-    for b in (torch.randn(k, n), torch.randn(n, k).t()):
-        exact = a.double() @ b.double()
-        torch.testing.assert_close(kernels.multiply(a, b).double(), exact, rtol=1e-5, atol=1e-4)
-
-
-@needs_kernels
 @pytest.mark.parametrize("dim", [2, 10, 64, 96])
 @pytest.mark.parametrize("length", [1, 7, 45, 150])
 @pytest.mark.parametrize(("heads", "kv_heads"), [(9, 3), (2, 2), (4, 1)])

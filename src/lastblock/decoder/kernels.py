@@ -36,14 +36,6 @@ class _Layer(ctypes.Structure):
     )
 
 
-class _Matrices(ctypes.Structure):
-    _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("a", "b", "c")),
-        *((name, ctypes.c_int64) for name in ("m", "n", "k")),
-        *((name, ctypes.c_int64) for name in ("a_row", "a_column", "b_row", "c_row")),
-    )
-
-
 class _Attention(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("queries", "keys", "values")),
@@ -72,7 +64,6 @@ def _library() -> ctypes.CDLL | None:
             address, number = ctypes.c_void_p, ctypes.c_int64
             library.linear.argtypes = [address, number, address, address, number]
             library.chain.argtypes = [address, number, address, address, address, number]
-            library.multiply.argtypes = [address, number]
             library.attend.argtypes = [address, address, number]
             library.self_attention.argtypes = [*[address] * 5, number]
             library.use_threads_of.argtypes = [address]
@@ -152,18 +143,6 @@ def chain(x: Tensor, into: Packed, out: Packed) -> Tensor:
     rows = x.numel() // x.shape[-1]
     _call("chain", x.data_ptr(), rows, into.address, out.address, y.data_ptr())
     return y
-
-
-def multiply(a: Tensor, b: Tensor) -> Tensor:
-    """a (m, k) times b (k, n), float32: for few rows or columns, or a short sum."""
-    (m, k), n = a.shape, b.shape[1]
-    b = b.contiguous()
-    c = b.new_empty(m, n)
-    said = _Matrices(
-        a.data_ptr(), b.data_ptr(), c.data_ptr(), m, n, k, a.stride(0), a.stride(1), n, n
-    )
-    _call("multiply", ctypes.addressof(said))
-    return c
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from lastblock.decoder import kernels
@@ -39,8 +38,8 @@ KeysValues = tuple[Tensor, Tensor]  # each (B, T, K, D)
 # query heads share key heads: a quarter of that, where each token sees all others. Those products
 # are of so many queries at a time.
 SHORT, QUERIES = 512, 32
-# How many rows of float32 are few, in ``linear``: with the kernel for them, and with MKL's.
-FEW_ROWS, FEW_ROWS_OF_MKL = range(2, 65), range(9, 49)
+# How many rows of float32 are few, in ``linear``.
+FEW_ROWS = range(9, 49)
 
 
 class RMSNorm(nn.Module):
@@ -61,39 +60,14 @@ class RMSNorm(nn.Module):
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """``F.linear``: x (..., in), weight (out, in), bias (out,) -> (..., out).
 
-    A few rows of float32 are multiplied as (W x^T)^T, for which there is a faster kernel, of ours
-    or of MKL's; however the weight lies in memory, which a saved model may have otherwise.
+    A few rows of float32 are multiplied as (W x^T)^T, for which MKL has a kernel up to three times
+    as fast; however the weight lies in memory, which a saved model may have otherwise.
     """
     rows = x.numel() // x.shape[-1]
-    few = FEW_ROWS if kernels.available() else FEW_ROWS_OF_MKL
-    if rows not in few or x.dtype != torch.float32:
+    if rows not in FEW_ROWS or x.dtype != torch.float32:
         return F.linear(x, weight, bias)
-    flat = x.reshape(rows, -1)
-    if kernels.available():
-        turned: Tensor = _FewRows.apply(flat, weight)  # type: ignore[no-untyped-call]
-    else:
-        turned = torch.mm(weight, flat.t())
-    y = turned.t()
+    y = torch.mm(weight, x.reshape(rows, -1).t()).t()
     return (y if bias is None else y + bias).unflatten(0, x.shape[:-1])
-
-
-class _FewRows(torch.autograd.Function):
-    """x (n, in), weight (out, in) -> W x^T, (out, n), and the gradients of both."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        return kernels.multiply(weight, x.t())
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, into: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        x, weight = ctx.saved_tensors
-        of_x, of_weight = ctx.needs_input_grad
-        return (
-            kernels.multiply(into.t(), weight) if of_x else None,
-            kernels.multiply(into, x) if of_weight else None,
-        )
 
 
 class Linear(nn.Linear):
