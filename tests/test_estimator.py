@@ -13,9 +13,11 @@ from tiny import Said, messages
 
 from lastblock import TextClassifier, recipe
 from lastblock.config import ModelConfig, TrainConfig
+from lastblock.decoder import kernels
 from lastblock.decoder.config import DecoderConfig
 from lastblock.decoder.loading import load_decoder
 from lastblock.errors import ConfigError, DataError, LastblockError
+from lastblock.runtime import Silent
 
 
 def tiny(pretrained: Path, **kwargs: object) -> TextClassifier:
@@ -301,6 +303,38 @@ def test_a_prompt_is_read_around_each_text_and_kept(pretrained: Path, tmp_path: 
     np.testing.assert_array_equal(loaded, asked.predict_proba(texts))
 
 
+def _small() -> DecoderConfig:
+    return DecoderConfig.from_dict(
+        {
+            "model_type": "llama",
+            "vocab_size": 100,
+            "hidden_size": 8,
+            "intermediate_size": 16,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 2,
+            "max_position_embeddings": 128,
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("texts", "batch", "kind", "expected"),
+    [
+        (999, None, {}, (16, 1e-3)),
+        (1000, None, {}, (32, 1.4e-3)),
+        (1000, 8, {}, (8, 1e-3)),
+        (1000, None, {"train": "head"}, (16, 5e-3)),
+        (1000, None, {"train": "blocks:2"}, (32, 1.4e-3)),
+    ],
+)
+def test_a_step_is_of_more_texts_where_there_are_many(
+    texts: int, batch: int | None, kind: dict[str, Any], expected: tuple[int, float]
+) -> None:
+    model = ModelConfig(dtype="float32", **kind)
+    resolved = recipe.resolve(model, TrainConfig(batch_size=batch), _small(), [5] * texts, 1e-3, 16)
+    assert (resolved.batch_size, resolved.learning_rate) == expected
+
+
 @pytest.mark.parametrize(
     ("settings", "tokens", "prompt", "most"),
     [
@@ -313,17 +347,7 @@ def test_a_prompt_is_read_around_each_text_and_kept(pretrained: Path, tmp_path: 
 def test_what_is_read_around_a_text(
     settings: dict[str, Any], tokens: int, prompt: str, most: int
 ) -> None:
-    decoder = DecoderConfig.from_dict(
-        {
-            "model_type": "llama",
-            "vocab_size": 100,
-            "hidden_size": 8,
-            "intermediate_size": 16,
-            "num_hidden_layers": 4,
-            "num_attention_heads": 2,
-            "max_position_embeddings": 128,
-        }
-    )
+    decoder = _small()
     model = ModelConfig(dtype="float32", **settings)
     resolved = recipe.resolve(model, TrainConfig(), decoder, [5], 1e-3, tokens)
     assert (resolved.prompt, resolved.max_length) == (prompt, most)
@@ -437,3 +461,19 @@ def test_decisions_that_cannot_be_are_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=words):
         tiny(pretrained, **settings).fit(["x", "y", "z"], ["a", "b", "c"])
+
+
+def test_it_is_told_where_there_are_no_kernels(
+    pretrained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Lines(Silent):
+        def say(self, line: str) -> None:
+            lines.append(line)
+
+    texts, labels = messages(60)
+    for there in (kernels.available(), False):
+        monkeypatch.setattr(kernels, "available", lambda there=there: there)
+        lines: list[str] = []
+        classifier = TextClassifier(str(pretrained), dtype="int8", depth=3, epochs=1)
+        classifier.fit(texts, labels, progress=Lines())
+        assert any("without its compiled part" in line for line in lines) is not there

@@ -251,7 +251,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 if not kernels.available():
                     progress.say(
                         "lastblock was installed without its compiled part, or this processor is "
-                        "not among those it is for: torch multiplies them, in about twice the time"
+                        "not among those it is for: torch multiplies them, which takes longer"
                     )
         store = open_store(
             classifier.prefix_facts() | _begun_with(settings), files, self.cache_size

@@ -106,6 +106,13 @@ def _attend(q, k, v):
 
 
 @needs_kernels
+def test_no_rows_are_no_error():
+    layer = kernels.Packed(torch.ones(64, 8, dtype=torch.int8), torch.ones(64), None, None, None)
+    assert layer(torch.empty(0, 8)).shape == (0, 64)
+    assert _attend(*(torch.empty(0, 5, 2, 16) for _ in range(3))).shape == (0, 5, 32)
+
+
+@needs_kernels
 def test_large_scores_overflow_nothing():
     q, k, v = (torch.randn(2, 20, 4, 16) * 100 for _ in range(3))
     found = _attend(q, k, v)
@@ -240,15 +247,15 @@ def test_whoever_has_no_kernels_does_without():
         assert rounded.run(rounded.embed(ids), 0, 4).isfinite().all()
 
 
-@pytest.mark.parametrize("broken", ["missing", "another machine's", "another processor's"])
+@pytest.mark.parametrize("broken", ["missing", "another machine's", "another processor's", "older"])
 def test_a_library_that_cannot_be_used_is_not(broken, tmp_path, monkeypatch):
     class Unsupported:
-        def supported(self) -> int:
-            return 0
+        def version(self) -> int:
+            return 0 if broken == "another processor's" else kernels._VERSION + 1
 
     (tmp_path / "_kernels.so").write_bytes(b"no library")
     monkeypatch.setattr(kernels, "EXTENSION_SUFFIXES", [] if broken == "missing" else [".so"])
     monkeypatch.setattr(kernels, "__file__", str(tmp_path / "kernels.py"))
-    if broken == "another processor's":
+    if broken in ("another processor's", "older"):
         monkeypatch.setattr(ctypes, "CDLL", lambda path: Unsupported())
     assert kernels._library.__wrapped__() is None

@@ -1,11 +1,12 @@
-/* The two loops in which a frozen block spends its time, for processors with AVX-512 and VNNI.
+/* Products of 8-bit integers and attention, in which a frozen block spends its time, for processors
+ * with AVX-512 and VNNI.
  *
  * ``kernels.py`` calls these through ctypes and says what each is given; what they compute is what
  * ``precision.Int8Linear`` and ``layers.Attention`` compute with torch, to float32 rounding. Other
- * processors and compilers get a library in which ``supported`` says no.
+ * processors and compilers get a library in which ``version`` is 0.
  *
- * Built when the package is installed, if there is a C compiler. Knows no Python and no torch; takes
- * plain addresses, allocates what it needs and starts no thread.
+ * Built when the package is installed, if there is a C compiler. Knows no Python and no torch: takes
+ * plain addresses, allocates what it needs, and borrows threads.
  */
 #include <stdint.h>
 #include <stdlib.h>
@@ -38,12 +39,14 @@ enum { ZERO = 128 };
 
 enum { NO_ACTIVATION = 0, SILU = 1, GELU = 2 };
 
-EXPORT int supported(void)
+/* Of what these functions are given, as kernels.py has it too; 0 if this processor cannot run them. */
+EXPORT int version(void)
 {
     __builtin_cpu_init();
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-           __builtin_cpu_supports("avx512vnni");
+    const int can = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                    __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+                    __builtin_cpu_supports("avx512vnni");
+    return can ? 1 : 0;
 }
 
 static int64_t up_to(int64_t n, int64_t multiple)
@@ -282,7 +285,7 @@ TARGET static void product(const void *work, int64_t part, int64_t parts)
     const int64_t wide = layer->gated ? COLUMNS / 2 : COLUMNS, stride = up_to(layer->in, 16);
     const int64_t most = p->n < CHUNK ? p->n : CHUNK, panels = (layer->out + wide - 1) / wide;
     const int64_t begin = panels * part / parts, end = panels * (part + 1) / parts;
-    uint8_t *whole = aligned_alloc(64, up_to(most * stride, 64));
+    uint8_t *whole = aligned_alloc(64, up_to(most * stride + 1, 64));
     float unit[CHUNK];
     if (!whole) {
         atomic_store(p->failed, 1);
@@ -317,7 +320,7 @@ EXPORT int chain(const float *x, int64_t n, const Layer *into, const Layer *from
                  int64_t threads)
 {
     const int64_t most = n < CHUNK ? n : CHUNK;
-    float *between = aligned_alloc(64, up_to(sizeof(float) * most * into->out, 64));
+    float *between = aligned_alloc(64, up_to(sizeof(float) * most * into->out + 1, 64));
     int done = between != NULL;
     for (int64_t first = 0; done && first < n; first += most) {
         const int64_t here = n - first < most ? n - first : most;
@@ -536,7 +539,7 @@ EXPORT int self_attention(const float *x, const Attention *given, const Layer *q
     const int64_t length = a.length, batch = a.batch, wide = a.heads * a.dim;
     const int64_t texts = length < CHUNK ? CHUNK / length : 1;
     const int64_t most = (batch < texts ? batch : texts) * length;
-    float *between = aligned_alloc(64, up_to(sizeof(float) * most * (qkv->out + wide), 64));
+    float *between = aligned_alloc(64, up_to(sizeof(float) * most * (qkv->out + wide) + 1, 64));
     float *attended = between + most * qkv->out;
     int done = between != NULL;
     a.queries = between;
@@ -556,7 +559,7 @@ EXPORT int self_attention(const float *x, const Attention *given, const Layer *q
 
 #else
 
-EXPORT int supported(void)
+EXPORT int version(void)
 {
     return 0;
 }

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+_VERSION = 1  # of what the functions are given, as kernels.c has it too
 # A panel of a weight is so many of its rows; four integers of each row stand together.
 _PANEL, _TOGETHER = 64, 4
 # Inputs are taken up so many at a time.
@@ -59,7 +60,7 @@ def _library() -> ctypes.CDLL | None:
                 library = ctypes.CDLL(str(path))
             except OSError:  # of another machine
                 return None
-            if not library.supported():
+            if library.version() != _VERSION:  # for another processor, or of another time
                 return None
             address, number = ctypes.c_void_p, ctypes.c_int64
             library.linear.argtypes = [address, number, address, address, number]
@@ -75,7 +76,7 @@ def _library() -> ctypes.CDLL | None:
 
 
 def available() -> bool:
-    """Whether the two functions below can be called."""
+    """Whether the functions below can be called."""
     return _library() is not None
 
 
