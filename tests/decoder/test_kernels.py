@@ -113,6 +113,50 @@ def test_no_rows_are_no_error():
 
 
 @needs_kernels
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_inputs_in_another_precision_are_turned_first(dtype):
+    decoder = random_decoder()
+    set_precision(decoder, 4, "int8", torch.randint(0, 97, (60,)))
+    x = torch.randn(3, 20, 48).to(dtype)
+    with torch.no_grad():
+        said, exact = decoder.run(x, 0, 1), decoder.run(x.float(), 0, 1)
+    # The positions' tables are in that precision too.
+    assert (said.float() - exact).norm() / exact.norm() < 0.01
+    assert not kernels.can_attend(*(torch.randn(1, 2, 2, 4, dtype=dtype) for _ in range(3)))
+
+
+@needs_kernels
+def test_no_tokens_are_no_error():
+    decoder = random_decoder()
+    set_precision(decoder, 2, "int8", torch.randint(0, 97, (60,)))
+    with torch.no_grad():
+        for shape in ((2, 0, 48), (0, 5, 48)):
+            assert decoder.run(torch.empty(shape), 0, 1).shape == shape
+
+
+@needs_kernels
+def test_weights_that_are_loaded_anew_are_used():
+    decoder, other = random_decoder(), random_decoder()
+    sample, ids = torch.randint(0, 97, (60,)), random_batch()[0]
+    for one in (decoder, other):
+        set_precision(one, 4, "int8", sample)
+    with torch.no_grad():
+        decoder.run(decoder.embed(ids), 0, 4)
+        decoder.load_state_dict(other.state_dict())
+        assert torch.equal(*(one.run(one.embed(ids), 0, 4) for one in (decoder, other)))
+
+
+@needs_kernels
+def test_a_long_text_of_few_heads_is_left_to_torch():
+    heads = kernels.Heads(4, 1, 64, 0.1, causal=True, window=None)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    worth = [kernels.worth_attending(n, t, heads) for n, t in ((1, 512), (1, 513), (2, 513))]
+    torch.set_num_threads(before)
+    assert worth == [True, False, True]
+
+
+@needs_kernels
 def test_large_scores_overflow_nothing():
     q, k, v = (torch.randn(2, 20, 4, 16) * 100 for _ in range(3))
     found = _attend(q, k, v)

@@ -123,12 +123,13 @@ static void take_parts(void *given)
         shared->part(shared->work, part, shared->parts);
 }
 
-/* ``part`` of each number below ``parts``, side by side if there are threads. */
-static void share(Part part, const void *work, int64_t parts)
+/* ``part`` of each number below ``parts``, side by side if there are threads; of these always the
+ * same number is asked for, as the library ends those that are not. */
+static void share(Part part, const void *work, int64_t parts, int64_t threads)
 {
     Shared shared = {part, work, parts > 1 && parallel ? parts : 1, 0};
     if (shared.parts > 1)
-        parallel(take_parts, &shared, (unsigned)shared.parts, 0);
+        parallel(take_parts, &shared, (unsigned)threads, 0);
     else
         take_parts(&shared);
 }
@@ -311,7 +312,7 @@ EXPORT int linear(const float *x, int64_t n, const Layer *layer, float *y, int64
     const Product work = {x, layer, y, n, &failed};
     /* A part of less than some tens of microseconds is not worth waking a thread for. */
     const int64_t worth = n * layer->in * layer->out / WORTH;
-    share(product, &work, worth < threads ? worth : threads);
+    share(product, &work, worth < threads ? worth : threads, threads);
     return !atomic_load(&failed);
 }
 
@@ -526,7 +527,7 @@ EXPORT int attend(const Attention *given, float *y, int64_t threads)
     const int64_t all = work.batch * work.kv_heads, keys = work.before + work.length;
     const int64_t worth = work.batch * work.length * work.heads * keys * work.dim / WORTH;
     const int64_t most = all < threads ? all : threads;
-    share(attention, &work, worth < most ? worth : most);
+    share(attention, &work, worth < most ? worth : most, threads);
     return !atomic_load(&failed);
 }
 
@@ -537,7 +538,8 @@ EXPORT int self_attention(const float *x, const Attention *given, const Layer *q
 {
     Attention a = *given;
     const int64_t length = a.length, batch = a.batch, wide = a.heads * a.dim;
-    const int64_t texts = length < CHUNK ? CHUNK / length : 1;
+    const int64_t busy = (threads + a.kv_heads - 1) / a.kv_heads; /* texts that keep threads busy */
+    const int64_t texts = CHUNK / length > busy ? CHUNK / length : busy;
     const int64_t most = (batch < texts ? batch : texts) * length;
     float *between = aligned_alloc(64, up_to(sizeof(float) * most * (qkv->out + wide) + 1, 64));
     float *attended = between + most * qkv->out;

@@ -24,6 +24,8 @@ _VERSION = 1  # of what the functions are given, as kernels.c has it too
 _PANEL, _TOGETHER = 64, 4
 # Inputs are taken up so many at a time.
 _LANES = 16
+# A text up to so long is read fast enough by fewer threads than there are.
+_SHORT = 512
 Pair = tuple[Tensor, Tensor]
 _ACTIVATIONS = {None: 0, "silu": 1, "gelu_tanh": 2}
 
@@ -117,9 +119,9 @@ class Packed:
         wide = rows(F.pad(weight, (0, -size % _LANES)))
         panels = wide.view(len(wide) // _PANEL, _PANEL, -1, _TOGETHER).transpose(1, 2).contiguous()
         zeros = wide.sum(1, dtype=torch.int32) * 128
-        self._kept = [panels, zeros, rows(scale)]
-        self._kept += [torch.empty(0) if bias is None else rows(bias)]
-        self._kept += [torch.empty(0) if factor is None else factor.contiguous()]
+        self._kept = [panels, zeros, rows(scale.float())]
+        self._kept += [torch.empty(0) if bias is None else rows(bias.float())]
+        self._kept += [torch.empty(0) if factor is None else factor.float().contiguous()]
         addresses = [of.data_ptr() or None for of in self._kept]
         eps = -1.0 if eps is None else eps
         self._layer = _Layer(*addresses, eps, _ACTIVATIONS[activation], gated, size, self.outputs)
@@ -130,7 +132,7 @@ class Packed:
 
     def __call__(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out), or half of that where gated; float32."""
-        x = x.contiguous()
+        x = x.float().contiguous()
         y = x.new_empty(*x.shape[:-1], self.outputs)
         rows = x.numel() // x.shape[-1]
         _call("linear", x.data_ptr(), rows, self.address, y.data_ptr())
@@ -139,8 +141,10 @@ class Packed:
 
 def chain(x: Tensor, into: Packed, out: Packed) -> Tensor:
     """``out(into(x))``, some rows at a time: what is between stays in the processor's cache."""
-    x = x.contiguous()
+    x = x.float().contiguous()
     y = x.new_empty(*x.shape[:-1], out.outputs)
+    if not x.numel():
+        return y
     rows = x.numel() // x.shape[-1]
     _call("chain", x.data_ptr(), rows, into.address, out.address, y.data_ptr())
     return y
@@ -173,22 +177,25 @@ def self_attention(
 
     Some texts at a time, for the same reason; see ``attend``.
     """
-    x = x.contiguous()
+    x = x.float().contiguous()
     y = x.new_empty(*x.shape[:-1], out.outputs)
+    if not x.numel():
+        return y
     said, _kept = _attention(x.shape[0], x.shape[1], heads, rotary, before)
     at = ctypes.addressof(said)
     _call("self_attention", x.data_ptr(), at, qkv.address, out.address, y.data_ptr())
     return y
 
 
+def worth_attending(batch: int, length: int, heads: Heads) -> bool:
+    """Whether attention is for these kernels: a head of a text is worked at by one thread alone."""
+    busy = length <= _SHORT or batch * heads.kv_heads >= torch.get_num_threads()
+    return available() and busy and heads.dim % 2 == 0
+
+
 def can_attend(q: Tensor, k: Tensor, v: Tensor) -> bool:
-    """Whether ``attend`` takes these."""
-    return (
-        available()
-        and q.dtype == torch.float32
-        and q.shape[-1] % 2 == 0
-        and all(_is_by_token(of) for of in (q, k, v))
-    )
+    """Whether ``attend`` takes these: float32, and laid out token by token."""
+    return all(of.dtype == torch.float32 and _is_by_token(of) for of in (q, k, v))
 
 
 def _is_by_token(x: Tensor) -> bool:
@@ -239,7 +246,7 @@ def _attention(
     kept = []
     for name, of in (("cos", cos), ("sin", sin), ("first_keys", keys), ("first_values", values)):
         if of is not None:
-            kept.append(of.contiguous())
+            kept.append(of.float().contiguous())
             setattr(said, name, kept[-1].data_ptr())
     return said, kept
 

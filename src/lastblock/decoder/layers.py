@@ -253,11 +253,12 @@ class Attention(nn.Module):
         heads = kernels.Heads(
             self.heads, self.kv_heads, self.head_dim, self.scale, self.causal, self.window
         )
+        in_kernels = kernels.worth_attending(len(x), x.shape[1], heads)
         qkv, out = self.qkv.packed(), self.out.packed()
-        if qkv is not None and out is not None and self.q_norm is None and not self.head_dim % 2:
+        if in_kernels and qkv is not None and out is not None and self.q_norm is None:
             return kernels.self_attention(x, qkv, out, heads, rotary, before)
         q, k, v = self._project(x)
-        if not torch.is_grad_enabled() and kernels.can_attend(q, k, v):
+        if in_kernels and not torch.is_grad_enabled() and kernels.can_attend(q, k, v):
             return self.out(kernels.attend(q, k, v, heads, rotary, before))
         q, k = _rotated(q, k, rotary)
         if before is not None:

@@ -82,6 +82,7 @@ class Int8Linear(nn.Module):
     @torch.no_grad()
     def round(self, linear: nn.Linear, smooth: Tensor) -> None:
         """Take in a layer's weight, for inputs whose channels are divided by ``smooth`` (in,)."""
+        self._forget()
         weight = linear.weight.float() * smooth
         self.scale = weight.abs().amax(1).clamp_min(_SMALLEST) / STEPS
         # GPT-2 stores its weights the other way round; oneDNN takes rows for granted.
@@ -91,6 +92,7 @@ class Int8Linear(nn.Module):
 
     def divide(self, rows: slice, by: Tensor) -> None:
         """Divide some of the outputs by constants."""
+        self._forget()
         self.scale[rows] /= by
         if self.bias is not None:
             self.bias[rows] /= by
@@ -155,6 +157,18 @@ class Int8Linear(nn.Module):
             whole, 1.0, ZERO, self._prepacked, self.scale, zeros,
             None, 1.0, 0, torch.float32, "none", [], "",
         )  # fmt: skip
+
+    def _forget(self) -> None:
+        """What was made of the weight is made anew when it is next used."""
+        self._packed, self._prepacked = {}, None
+
+    def _load_from_state_dict(self, *given: Any) -> None:
+        self._forget()
+        super()._load_from_state_dict(*given)
+
+    def _apply(self, *given: Any, **how: Any) -> Int8Linear:
+        self._forget()
+        return super()._apply(*given, **how)  # type: ignore[no-untyped-call]
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy or pickle goes without what this processor made of the weight."""
