@@ -28,10 +28,9 @@ PROMPT = 'This sentence: "{text}" means in one word: "'
 MOST_PROMPT = 1 / 4
 BARE = "{text}"
 AUTO_BATCH = 16
-# Where so many texts are learnt from, a step is of twice as many, which takes little longer than
-# one of half: most of a step's time is that of reading and writing the weights. The rate grows with
-# the root, as Adam's should (Malladi et al. 2022, "On the SDEs and Scaling Rules for Adaptive
-# Gradient Algorithms").
+# Where so many texts are learnt from, a step is of twice as many, and takes a third longer: most of
+# its time is that of reading and writing the weights. The rate grows with the root, as Adam's
+# should (Malladi et al. 2022, "On the SDEs and Scaling Rules for Adaptive Gradient Algorithms").
 MANY_TEXTS, MANY_BATCH, MANY_RATE = 1000, 2 * AUTO_BATCH, 1.4e-3
 # What tells int8 how large a decoder's channels get (``set_precision``): of every sort a little.
 SAMPLE = (

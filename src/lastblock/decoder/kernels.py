@@ -2,7 +2,7 @@
 
 ``kernels.c`` is built when the package is installed, if there is a C compiler, and used on
 processors with AVX-512 and VNNI. Elsewhere ``available`` is false and torch does the same work, in
-half as much time again or more. Torch's own products hand their sums over to one operation after another,
+half as much time again or more: its products hand their sums over to one operation after another,
 each of which reads and writes them again; here what follows a sum happens while it is in registers.
 """
 
