@@ -175,8 +175,8 @@ def test_every_number_follows_from_the_saved_predictions(
         check_scores(report["before_training"][part], truth, before.argmax(axis=1), before)
         always = prior.predict_proba(truth[:, None])
         check_scores(report["majority"][part], truth, always.argmax(axis=1), always)
-        # Classes that are as probable as each other stay so, and the first of them is said; what lies
-        # on the edge of two bins, as a half does, stays there.
+        # Classes that are as probable as each other stay so, and the first of them is said; what
+        # lies on the edge of two bins, as a half does, stays there.
         uncalibrated = softmax(np.log(probabilities).round(12) * temperature, axis=1).round(12)
         of = report["calibration"]
         for when, p in (("before", uncalibrated), ("after", probabilities)):
