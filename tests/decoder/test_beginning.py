@@ -7,7 +7,7 @@ import torch
 from tiny import random_decoder
 
 from lastblock.classifier import SequenceClassifier
-from lastblock.decoder import kernels, layers
+from lastblock.decoder import layers
 from lastblock.decoder.config import FAMILIES
 from lastblock.decoder.precision import set_precision
 
@@ -24,12 +24,10 @@ def _close(one, other):
 @pytest.mark.parametrize("texts", [1, 5])
 @pytest.mark.parametrize("family", FAMILIES)
 @torch.inference_mode()
-def test_states_are_the_same_at_every_depth(family, texts, short, monkeypatch):
+def test_states_are_the_same_at_every_depth(family, texts, short, use_kernels, monkeypatch):
+    use_kernels(short is None)
     if short is not None:
-        monkeypatch.setattr(kernels, "available", lambda: False)
         monkeypatch.setattr(layers, "SHORT", short)
-    elif not kernels.available():
-        pytest.skip("there are no kernels for this processor, or none were built")
     decoder = random_decoder(family)
     ids = torch.randint(0, 97, (texts, 40))
     ids[:] = torch.cat((ids[:1, :7].expand(texts, 7), ids[:, 7:]), dim=1)

@@ -8,7 +8,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lastblock.decoder import kernels, layers
+from lastblock.decoder import layers
 from lastblock.decoder.config import FAMILIES
 from lastblock.decoder.loading import load_decoder
 
@@ -33,12 +33,17 @@ def _ours(model, depth=None):
 )
 @pytest.mark.parametrize("family", FAMILIES)
 def test_hidden_states_equal_at_every_block_and_length(
-    family, short, queries, kernel, reference, hidden_states, relative_error, monkeypatch
+    family,
+    short,
+    queries,
+    kernel,
+    use_kernels,
+    reference,
+    hidden_states,
+    relative_error,
+    monkeypatch,
 ):
-    if not kernel:
-        monkeypatch.setattr(kernels, "available", lambda: False)
-    elif not kernels.available():
-        pytest.skip("there are no kernels for this processor, or none were built")
+    use_kernels(kernel)
     monkeypatch.setattr(layers, "SHORT", short)  # whichever way attention is computed
     monkeypatch.setattr(layers, "QUERIES", queries)
     model = reference(family)

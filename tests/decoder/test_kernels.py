@@ -14,14 +14,18 @@ from lastblock.decoder.config import Rope
 from lastblock.decoder.layers import _sees, rotary_tables, rotate
 from lastblock.decoder.precision import set_precision
 
-needs_kernels = pytest.mark.skipif(
-    not kernels.available(), reason="there are no kernels for this processor, or none were built"
-)
+
+@pytest.fixture
+def with_kernels(use_kernels):
+    use_kernels(True)
 
 
 @pytest.fixture
-def without_kernels(monkeypatch):
-    monkeypatch.setattr(kernels, "available", lambda: False)
+def without_kernels(use_kernels):
+    use_kernels(False)
+
+
+needs_kernels = pytest.mark.usefixtures("with_kernels")
 
 
 @needs_kernels

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from collections.abc import Callable
 from functools import partial
 
 import pytest
@@ -18,14 +19,16 @@ from lastblock.decoder.precision import Int8Linear, precision_facts, set_precisi
 
 
 @pytest.fixture(params=["kernel", "torch", "plain"])
-def every_product(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the processor's instructions for 8-bit integers, if it has them, and without."""
-    if request.param == "kernel" and not kernels.available():
-        pytest.skip("there are no kernels for this processor, or none were built")
+def every_product(
+    request: pytest.FixtureRequest,
+    use_kernels: Callable[[bool], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With the kernel, with torch's instructions for 8-bit integers, and with neither."""
     if request.param == "torch" and not runtime.has_int8_instructions():
         pytest.skip("this processor has no instructions for 8-bit products")
+    use_kernels(request.param == "kernel")
     if request.param != "kernel":
-        monkeypatch.setattr(kernels, "available", lambda: False)
         monkeypatch.setattr(precision, "has_int8_instructions", lambda: request.param == "torch")
 
 

@@ -30,7 +30,7 @@
 enum { ROWS = 6, COLUMNS = 64 };
 /* Rows whose integers are kept together, so that they and a panel of the weight stay in cache. */
 enum { CHUNK = 192 };
-/* Keys that scores are computed for at a time. */
+/* Keys that scores are computed for at a time: the columns of a strip. */
 enum { KEYS = 32 };
 /* Multiplications that a part of a product is at least to have. */
 enum { WORTH = 1 << 20 };
@@ -369,31 +369,34 @@ TARGET static void turned(const float *x, const Attention *a, int64_t token, flo
     }
 }
 
-/* ROWS queries (ROWS, dim) times the keys ``low`` to ``high`` of (dim, width): (ROWS, width). */
-TARGET static void score(const float *queries, const float *keys, int64_t dim, int64_t width,
-                         int64_t low, int64_t high, float *scores)
+/* ROWS rows of ``a`` times 32 columns of ``b``, over the terms ``low`` to ``high``. Each row, times its
+ * ``by``, goes where ``to`` says, from ``at`` on; of the columns the first so many. */
+TARGET static void strip(const float *a, int64_t a_row, const float *b, int64_t b_row, int64_t low,
+                         int64_t high, const float *by, float *const *to, int64_t at,
+                         int64_t columns)
 {
 #define EACH(of) of(0) of(1) of(2) of(3) of(4) of(5)
 #define BEGIN(r) __m512 s##r##0 = _mm512_setzero_ps(), s##r##1 = s##r##0;
 #define STEP(r)                                                                                   \
     {                                                                                             \
-        const __m512 q = _mm512_set1_ps(queries[r * dim + d]);                                    \
-        s##r##0 = _mm512_fmadd_ps(q, k0, s##r##0);                                                \
-        s##r##1 = _mm512_fmadd_ps(q, k1, s##r##1);                                                \
+        const __m512 one = _mm512_set1_ps(a[r * a_row + i]);                                      \
+        s##r##0 = _mm512_fmadd_ps(one, b0, s##r##0);                                              \
+        s##r##1 = _mm512_fmadd_ps(one, b1, s##r##1);                                              \
     }
 #define FINISH(r)                                                                                 \
-    _mm512_storeu_ps(scores + r * width + j, s##r##0);                                            \
-    _mm512_storeu_ps(scores + r * width + j + 16, s##r##1);
-
-    for (int64_t j = low / KEYS * KEYS; j < high; j += KEYS) {
-        EACH(BEGIN)
-        for (int64_t d = 0; d < dim; d++) {
-            const __m512 k0 = _mm512_loadu_ps(keys + d * width + j);
-            const __m512 k1 = _mm512_loadu_ps(keys + d * width + j + 16);
-            EACH(STEP)
-        }
-        EACH(FINISH)
+    {                                                                                             \
+        const __m512 all = _mm512_set1_ps(by[r]);                                                 \
+        _mm512_mask_storeu_ps(to[r] + at, lanes(columns), _mm512_mul_ps(s##r##0, all));           \
+        _mm512_mask_storeu_ps(to[r] + at + 16, lanes(columns - 16), _mm512_mul_ps(s##r##1, all)); \
     }
+
+    EACH(BEGIN)
+    for (int64_t i = low; i < high; i++) {
+        const __m512 b0 = _mm512_loadu_ps(b + i * b_row), b1 = _mm512_loadu_ps(b + i * b_row + 16);
+        EACH(STEP)
+    }
+    EACH(FINISH)
+#undef EACH
 #undef BEGIN
 #undef STEP
 #undef FINISH
@@ -420,39 +423,6 @@ TARGET static float softened(float *scores, int64_t low, int64_t high, int64_t f
     return 1 / _mm512_reduce_add_ps(sum);
 }
 
-/* Shares (ROWS, width) of keys ``low`` to ``high`` times their values (keys, wide): (dim,) each. */
-TARGET static void weigh(const float *shares, const float *values, int64_t dim, int64_t wide,
-                         int64_t width, int64_t low, int64_t high, const float *by,
-                         float *const *to)
-{
-#define STEP(r)                                                                                   \
-    {                                                                                             \
-        const __m512 p = _mm512_set1_ps(shares[r * width + j]);                                   \
-        s##r##0 = _mm512_fmadd_ps(p, v0, s##r##0);                                                \
-        s##r##1 = _mm512_fmadd_ps(p, v1, s##r##1);                                                \
-    }
-#define BEGIN(r) __m512 s##r##0 = _mm512_setzero_ps(), s##r##1 = s##r##0;
-#define FINISH(r)                                                                                 \
-    _mm512_mask_storeu_ps(to[r] + c, lanes(dim - c),                                              \
-                          _mm512_mul_ps(s##r##0, _mm512_set1_ps(by[r])));                         \
-    _mm512_mask_storeu_ps(to[r] + c + 16, lanes(dim - c - 16),                                    \
-                          _mm512_mul_ps(s##r##1, _mm512_set1_ps(by[r])));
-
-    for (int64_t c = 0; c < dim; c += 32) {
-        EACH(BEGIN)
-        for (int64_t j = low; j < high; j++) {
-            const __m512 v0 = _mm512_loadu_ps(values + j * wide + c);
-            const __m512 v1 = _mm512_loadu_ps(values + j * wide + c + 16);
-            EACH(STEP)
-        }
-        EACH(FINISH)
-    }
-#undef EACH
-#undef BEGIN
-#undef STEP
-#undef FINISH
-}
-
 /* Some of the texts' key heads. */
 TARGET static void attention(const void *work, int64_t part, int64_t parts)
 {
@@ -471,14 +441,20 @@ TARGET static void attention(const void *work, int64_t part, int64_t parts)
     }
     float *keys = room, *scores = keys + dim * width, *values = scores + ROWS * width;
     float *queries = values + total * wide, *one = queries + ROWS * dim;
+    float ones[ROWS], *of_row[ROWS];
+    for (int r = 0; r < ROWS; r++) {
+        ones[r] = 1;
+        of_row[r] = scores + r * width;
+    }
     for (int64_t i = begin; i < end; i++) {
         const int64_t text = i / a->kv_heads, kv_head = i % a->kv_heads;
         for (int64_t j = 0; j < total; j++) {
             const int64_t t = j - a->before, at = text * a->length + t;
             const int64_t there = (j * a->kv_heads + kv_head) * dim;
-            const float *key = one, *value = a->first_values + there;
+            const float *key = one, *value;
             if (t < 0) {
                 key = a->first_keys + there;
+                value = a->first_values + there;
             } else {
                 turned(a->keys + at * a->key_stride + kv_head * dim, a, t, 1, one);
                 value = a->values + at * a->value_stride + kv_head * dim;
@@ -490,14 +466,13 @@ TARGET static void attention(const void *work, int64_t part, int64_t parts)
         }
         /* The heads that share a key head stand in one product: a token's, then the next's. */
         for (int64_t first = 0; first < rows; first += ROWS) {
-            int64_t token[ROWS], from[ROWS], to[ROWS], low = total, high = 0;
+            int64_t from[ROWS], to[ROWS], low = total, high = 0;
             float by[ROWS], *into[ROWS];
             for (int r = 0; r < ROWS; r++) {
                 /* Past the end the last row is computed again, into the same place. */
                 const int64_t row = first + r < rows ? first + r : rows - 1;
                 const int64_t t = row / shared, head = kv_head * shared + row % shared;
                 const int64_t at = text * a->length + t, here = a->before + t;
-                token[r] = t;
                 from[r] = a->window && here - a->window + 1 > 0 ? here - a->window + 1 : 0;
                 to[r] = a->causal ? here + 1 : total;
                 if (!a->causal && a->window && here + a->window < total)
@@ -505,13 +480,16 @@ TARGET static void attention(const void *work, int64_t part, int64_t parts)
                 low = from[r] < low ? from[r] : low;
                 high = to[r] > high ? to[r] : high;
                 into[r] = a->y + (at * a->heads + head) * dim;
-                turned(a->queries + at * a->query_stride + head * dim, a, token[r], a->scale,
+                turned(a->queries + at * a->query_stride + head * dim, a, t, a->scale,
                        queries + r * dim);
             }
-            score(queries, keys, dim, width, low, high, scores);
+            for (int64_t j = low / KEYS * KEYS; j < high; j += KEYS)
+                strip(queries, dim, keys + j, width, 0, dim, ones, of_row, j, KEYS);
             for (int r = 0; r < ROWS; r++)
-                by[r] = softened(scores + r * width, low, high, from[r], to[r]);
-            weigh(scores, values, dim, wide, width, low, high, by, into);
+                by[r] = softened(of_row[r], low, high, from[r], to[r]);
+            for (int64_t column = 0; column < dim; column += 32)
+                strip(scores, width, values + column, wide, low, high, by, into, column,
+                      dim - column);
         }
     }
     free(room);
