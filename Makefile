@@ -12,7 +12,7 @@ CHROMIUM ?= $(or $(shell command -v chromium || command -v chromium-browser || \
 # Shared, or about how right answers are: of no use to make bench.
 NO_SPEED := $(addprefix benchmarks/,common.py accuracy.py calibration.py depths.py \
 	precision.py prompts.py review.py rivals.py suggest.py)
-INSTALLED := pyproject.toml constraints.txt setup.py src/lastblock/decoder/kernels.c
+INSTALLED := pyproject.toml constraints.txt setup.py $(wildcard src/lastblock/decoder/*.[ch])
 INSTALL = $(RUN) pip --disable-pip-version-check install -c constraints.txt
 
 .DEFAULT_GOAL := help

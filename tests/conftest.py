@@ -1,6 +1,7 @@
 """What all tests share: a cache inside the project, the folder of real data, one seed."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,20 @@ def _fixed_seeds() -> None:
     random.seed(SEED)
     np.random.seed(SEED)
     torch.manual_seed(SEED)
+
+
+@pytest.fixture
+def use_kernels(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
+    """Say whether the kernels in C are to be used; where there are none their tests are skipped."""
+    from lastblock.decoder import kernels
+
+    def use(wanted: bool) -> None:
+        if wanted and not kernels.available():
+            pytest.skip("there are no kernels for this processor, or none were built")
+        if not wanted:
+            monkeypatch.setattr(kernels, "available", lambda: False)
+
+    return use
 
 
 @pytest.fixture(scope="session")

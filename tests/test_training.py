@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from lastblock.activations import ActivationStore
 from lastblock.classifier import SequenceClassifier
+from lastblock.decoder import few_rows
 from lastblock.runtime import Silent
 from lastblock.targets import class_weights, weigh
 from lastblock.tokenization.batching import pad
@@ -30,6 +31,19 @@ from lastblock.training import (
 )
 
 
+@pytest.fixture(params=[True, False], ids=["kernels", "torch"])
+def gradients(request, use_kernels, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Either way a step is taken, with the gradients there to be looked at afterwards."""
+    use_kernels(request.param)
+    take = few_rows.adamw
+
+    def write_down(weight, mean, square, factors, **how) -> None:
+        weight.grad = factors[0].T @ factors[1]
+        take(weight, mean, square, factors, **how)
+
+    monkeypatch.setattr(few_rows, "adamw", write_down)
+
+
 def two_classifiers(**kwargs: object) -> list[SequenceClassifier]:
     decoder = random_decoder()
     first = SequenceClassifier(decoder, 3, **kwargs)
@@ -42,6 +56,7 @@ def adamw(classifier: SequenceClassifier) -> AdamW:
     return AdamW(classifier.trainable_parameters(), weight_decay=0.1)
 
 
+@pytest.mark.usefixtures("gradients")
 @pytest.mark.parametrize("padded", [None, 40], ids=["auto", "chapter6"])
 @pytest.mark.parametrize("pooling", ["last", "mean"])
 @pytest.mark.parametrize("trainable_blocks", [1, 2])
@@ -111,6 +126,7 @@ def test_the_weighted_loss_is_scikit_learn_s() -> None:
         assert cross_entropy(logits, weighted).item() == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.usefixtures("gradients")
 def test_a_weight_of_two_is_being_there_twice() -> None:
     weighted, repeated = two_classifiers()
     part, store = random_part(8), ActivationStore()
@@ -234,6 +250,7 @@ def test_the_balanced_loss_is_scikit_learn_s() -> None:
     assert ours == pytest.approx(reference * weights.mean(), rel=1e-5)
 
 
+@pytest.mark.usefixtures("gradients")
 def test_class_weights_move_the_gradient_as_repeated_texts_do() -> None:
     once, repeated = two_classifiers()
     part, store = random_part(8), ActivationStore()

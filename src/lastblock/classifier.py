@@ -91,8 +91,11 @@ class SequenceClassifier(nn.Module):
             parameter.requires_grad_(False)
         for module in self._trainable_modules():
             for parameter in module.parameters():
-                # A copy in float32: weights may be mapped from a file, or stored in 16 bits.
-                parameter.data = parameter.data.to(torch.float32, copy=True)
+                # A copy in float32: weights may be mapped from a file, or stored in 16 bits. In one
+                # piece, as a saved model's are: GPT-2's lie the other way.
+                parameter.data = parameter.data.to(
+                    torch.float32, copy=True, memory_format=torch.contiguous_format
+                )
                 parameter.requires_grad_(True)
 
     def _embeddings(self) -> list[nn.Module]:

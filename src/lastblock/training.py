@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from lastblock.activations import ActivationStore, run_tail, states_of
 from lastblock.classifier import SequenceClassifier
 from lastblock.config import Settings
+from lastblock.decoder import few_rows, kernels
 from lastblock.evaluation import History
 from lastblock.runtime import Progress
 from lastblock.tokenization.batching import TokenIds
@@ -109,7 +110,8 @@ class AdamW:
     """AdamW (Loshchilov & Hutter 2019, algorithm 2), in torch's own fused step.
 
     ``torch.optim.AdamW`` takes the same steps, to the bit, but imports torch's compiler to make its
-    first one, which takes seconds, as long as a small training.
+    first one, which takes seconds, as long as a small training. Where there are kernels, gradients
+    of large weights are left as factors (``few_rows``), and steps are the same to rounding.
 
     Args:
         parameters: float32; those without a gradient are left alone.
@@ -128,28 +130,46 @@ class AdamW:
     def zero_grad(self) -> None:
         for parameter in self.parameters:
             parameter.grad = None
+            if kernels.available():
+                few_rows.keep_factors(parameter)
 
     @torch.no_grad()
     def step(self) -> None:
         """Take a step down the gradients that the parameters have."""
+        betas, eps = (0.9, 0.999), 1e-8
+        moved = []
         each = zip(self.parameters, self._mean, self._square, self._steps, strict=True)
-        moved = [(p, p.grad, *of) for p, *of in each if p.grad is not None]
+        for parameter, mean, square, count in each:
+            factors, gradient = few_rows.take_factors(parameter), parameter.grad
+            if factors is not None and gradient is None:
+                few_rows.adamw(
+                    *(parameter, mean, square, factors),
+                    step=int(count.add_(1)),
+                    lr=self.lr,
+                    betas=betas,
+                    weight_decay=self.weight_decay,
+                    eps=eps,
+                )
+            elif gradient is not None:
+                if factors is not None:
+                    gradient.addmm_(factors[0].t(), factors[1])
+                moved.append((parameter, gradient, mean, square, count))
         if not moved:
             return
-        parameters, gradients, means, squares, steps = (list(of) for of in zip(*moved, strict=True))
-        torch._foreach_add_(steps, 1)
+        parameters, gradients, means, squares, counts = map(list, zip(*moved, strict=True))
+        torch._foreach_add_(counts, 1)
         torch._fused_adamw_(
             parameters,
             gradients,
             means,
             squares,
             [],
-            steps,
+            counts,
             lr=self.lr,
-            beta1=0.9,
-            beta2=0.999,
+            beta1=betas[0],
+            beta2=betas[1],
             weight_decay=self.weight_decay,
-            eps=1e-8,
+            eps=eps,
             amsgrad=False,
             maximize=False,
         )

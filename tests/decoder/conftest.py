@@ -6,8 +6,6 @@ from typing import Any
 import pytest
 import torch
 
-from lastblock.decoder import kernels
-
 _LLAMA_LIKE = {
     "vocab_size": 61,
     "hidden_size": 32,
@@ -54,19 +52,6 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-
-
-@pytest.fixture
-def use_kernels(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
-    """Say whether the kernels in C are to be used; where there are none their tests are skipped."""
-
-    def use(wanted: bool) -> None:
-        if wanted and not kernels.available():
-            pytest.skip("there are no kernels for this processor, or none were built")
-        if not wanted:
-            monkeypatch.setattr(kernels, "available", lambda: False)
-
-    return use
 
 
 @pytest.fixture(scope="session")

@@ -306,4 +306,4 @@ def test_a_library_that_cannot_be_used_is_not(broken, tmp_path, monkeypatch):
     monkeypatch.setattr(kernels, "__file__", str(tmp_path / "kernels.py"))
     if broken in ("another processor's", "older"):
         monkeypatch.setattr(ctypes, "CDLL", lambda path: Unsupported())
-    assert kernels._library.__wrapped__() is None
+    assert kernels.library.__wrapped__() is None

@@ -4,6 +4,7 @@ import copy
 import pickle
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from lastblock.classifier import SequenceClassifier
 from lastblock.decoder import kernels, precision
 from lastblock.decoder.config import Activation
 from lastblock.decoder.layers import RMSNorm, activate
+from lastblock.decoder.loading import load_decoder
 from lastblock.decoder.precision import Int8Linear, precision_facts, set_precision
 
 
@@ -281,3 +283,13 @@ def test_every_precision_is_timed() -> None:
     seconds = runtime._seconds_of_a_product(64, 32, int8=allowed)
     assert all(taken > 0 for taken in seconds.values())
     assert [*seconds] == ["float32", "bfloat16", *(["int8"] if allowed else [])]
+
+
+def test_nothing_keeps_the_file_mapped_that_weights_were_read_from(pretrained: Path) -> None:
+    maps, file = Path("/proc/self/maps"), str(pretrained / "model.safetensors")
+    if not maps.exists():
+        pytest.skip("this system does not say what is mapped")
+    decoder = load_decoder(pretrained)
+    assert file in maps.read_text()
+    set_precision(decoder, 3, "int8", torch.randint(0, 97, (60,)))
+    assert file not in maps.read_text()

@@ -8,23 +8,9 @@
  * Built when the package is installed, if there is a C compiler. Knows no Python and no torch: takes
  * plain addresses, allocates what it needs, and borrows threads.
  */
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
+#include "kernels.h"
 
-#if defined(_WIN32)
-#define EXPORT __declspec(dllexport)
-#else
-#define EXPORT __attribute__((visibility("default")))
-#endif
-
-#if defined(__GNUC__) && defined(__x86_64__)
-
-#include <immintrin.h>
-#include <stdatomic.h>
-
-#define TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")))
-#define INLINE static inline __attribute__((always_inline)) TARGET
+#ifdef CAN_BUILD
 
 /* A product's tile is so many rows of so many columns: 24 sums, which stay in registers. */
 enum { ROWS = 6, COLUMNS = 64 };
@@ -32,8 +18,6 @@ enum { ROWS = 6, COLUMNS = 64 };
 enum { CHUNK = 192 };
 /* Keys that scores are computed for at a time: the columns of a strip. */
 enum { KEYS = 32 };
-/* Multiplications that a part of a product is at least to have. */
-enum { WORTH = 1 << 20 };
 /* What stands for zero among the unsigned integers. */
 enum { ZERO = 128 };
 
@@ -46,38 +30,7 @@ EXPORT int version(void)
     const int can = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                     __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
                     __builtin_cpu_supports("avx512vnni");
-    return can ? 1 : 0;
-}
-
-static int64_t up_to(int64_t n, int64_t multiple)
-{
-    return (n + multiple - 1) / multiple * multiple;
-}
-
-/* The first n of 16 lanes; all of them, or none. */
-INLINE __mmask16 lanes(int64_t n)
-{
-    return n >= 16 ? 0xffff : n <= 0 ? 0 : (__mmask16)((1u << n) - 1);
-}
-
-/* e^x to a unit in the last place or two: 2^n times a polynomial, that of the Cephes library. */
-INLINE __m512 exponential(__m512 x)
-{
-    const __m512 one = _mm512_set1_ps(1.0f);
-    /* In this order what is no number stays so. */
-    x = _mm512_min_ps(_mm512_set1_ps(88.7f), _mm512_max_ps(_mm512_set1_ps(-104.0f), x));
-    __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)),
-                                    _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), x);
-    r = _mm512_fnmadd_ps(n, _mm512_set1_ps(-2.12194440e-4f), r);
-    __m512 p = _mm512_set1_ps(1.9875691500e-4f);
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.3981999507e-3f));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(8.3334519073e-3f));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(4.1665795894e-2f));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.6666665459e-1f));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(5.0000001201e-1f));
-    p = _mm512_fmadd_ps(_mm512_mul_ps(r, r), p, _mm512_add_ps(r, one));
-    return _mm512_scalef_ps(p, n);
+    return can ? 2 : 0;
 }
 
 /* x * sigmoid(x), or GELU by its tanh formula, which is x * sigmoid(2 sqrt(2 / pi) (x + ...)). */
@@ -106,8 +59,6 @@ EXPORT void use_threads_of(Parallel given)
     parallel = given;
 }
 
-typedef void (*Part)(const void *work, int64_t part, int64_t parts);
-
 typedef struct {
     Part part;
     const void *work;
@@ -123,9 +74,7 @@ static void take_parts(void *given)
         shared->part(shared->work, part, shared->parts);
 }
 
-/* ``part`` of each number below ``parts``, side by side if there are threads; of these always the
- * same number is asked for, as the library ends those that are not. */
-static void share(Part part, const void *work, int64_t parts, int64_t threads)
+void share(Part part, const void *work, int64_t parts, int64_t threads)
 {
     Shared shared = {part, work, parts > 1 && parallel ? parts : 1, 0};
     if (shared.parts > 1)
@@ -310,7 +259,6 @@ EXPORT int linear(const float *x, int64_t n, const Layer *layer, float *y, int64
 {
     atomic_int failed = 0;
     const Product work = {x, layer, y, n, &failed};
-    /* A part of less than some tens of microseconds is not worth waking a thread for. */
     const int64_t worth = n * layer->in * layer->out / WORTH;
     share(product, &work, worth < threads ? worth : threads, threads);
     return !atomic_load(&failed);
@@ -346,28 +294,6 @@ typedef struct {
     float *y;            /* these two are filled in here */
     atomic_int *failed;
 } Attention;
-
-/* One token's part of one head, turned by its position and multiplied by a number. */
-TARGET static void turned(const float *x, const Attention *a, int64_t token, float by, float *to)
-{
-    const int64_t half = a->dim / 2;
-    const __m512 all = _mm512_set1_ps(by);
-    for (int64_t i = 0; i < half; i += 16) {
-        const __mmask16 some = lanes(half - i);
-        __m512 low = _mm512_mul_ps(_mm512_maskz_loadu_ps(some, x + i), all);
-        __m512 high = _mm512_mul_ps(_mm512_maskz_loadu_ps(some, x + half + i), all);
-        if (a->cos) {
-            const float *cos = a->cos + token * a->dim + i, *sin = a->sin + token * a->dim + i;
-            __m512 turned = _mm512_mul_ps(low, _mm512_maskz_loadu_ps(some, cos));
-            turned = _mm512_fnmadd_ps(high, _mm512_maskz_loadu_ps(some, sin), turned);
-            high = _mm512_mul_ps(high, _mm512_maskz_loadu_ps(some, cos + half));
-            high = _mm512_fmadd_ps(low, _mm512_maskz_loadu_ps(some, sin + half), high);
-            low = turned;
-        }
-        _mm512_mask_storeu_ps(to + i, some, low);
-        _mm512_mask_storeu_ps(to + half + i, some, high);
-    }
-}
 
 /* ROWS rows of ``a`` times 32 columns of ``b``, over the terms ``low`` to ``high``. Each row, times its
  * ``by``, goes where ``to`` says, from ``at`` on; of the columns the first so many. */
@@ -423,6 +349,10 @@ TARGET static float softened(float *scores, int64_t low, int64_t high, int64_t f
     return 1 / _mm512_reduce_add_ps(sum);
 }
 
+/* A token's row of the tables, if there are any. */
+#define COS(t) (a->cos ? a->cos + (t) * a->dim : NULL)
+#define SIN(t) (a->sin ? a->sin + (t) * a->dim : NULL)
+
 /* Some of the texts' key heads. */
 TARGET static void attention(const void *work, int64_t part, int64_t parts)
 {
@@ -456,7 +386,7 @@ TARGET static void attention(const void *work, int64_t part, int64_t parts)
                 key = a->first_keys + there;
                 value = a->first_values + there;
             } else {
-                turned(a->keys + at * a->key_stride + kv_head * dim, a, t, 1, one);
+                turned(a->keys + at * a->key_stride + kv_head * dim, dim, COS(t), SIN(t), 1, one, 0);
                 value = a->values + at * a->value_stride + kv_head * dim;
             }
             for (int64_t d = 0; d < dim; d++)
@@ -480,8 +410,8 @@ TARGET static void attention(const void *work, int64_t part, int64_t parts)
                 low = from[r] < low ? from[r] : low;
                 high = to[r] > high ? to[r] : high;
                 into[r] = a->y + (at * a->heads + head) * dim;
-                turned(a->queries + at * a->query_stride + head * dim, a, t, a->scale,
-                       queries + r * dim);
+                turned(a->queries + at * a->query_stride + head * dim, dim, COS(t), SIN(t),
+                       a->scale, queries + r * dim, 0);
             }
             for (int64_t j = low / KEYS * KEYS; j < high; j += KEYS)
                 strip(queries, dim, keys + j, width, 0, dim, ones, of_row, j, KEYS);

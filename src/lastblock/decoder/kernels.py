@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-_VERSION = 1  # of what the functions are given, as kernels.c has it too
+_VERSION = 2  # of what the functions are given, as kernels.c has it too
 # A panel of a weight is so many of its rows; four integers of each row stand together.
 _PANEL, _TOGETHER = 64, 4
 # Inputs are taken up so many at a time.
@@ -53,7 +53,7 @@ class _Attention(ctypes.Structure):
 
 
 @cache
-def _library() -> ctypes.CDLL | None:
+def library() -> ctypes.CDLL | None:
     """What was built, if it runs on this processor."""
     for suffix in EXTENSION_SUFFIXES:
         path = Path(__file__).with_name(f"_kernels{suffix}")
@@ -69,6 +69,13 @@ def _library() -> ctypes.CDLL | None:
             library.chain.argtypes = [address, number, address, address, address, number]
             library.attend.argtypes = [address, address, number]
             library.self_attention.argtypes = [*[address] * 5, number]
+            library.multiply.argtypes = [address, ctypes.c_int, number]
+            library.adamw.argtypes = [address, number]
+            library.normed.argtypes = [
+                *(address, number, address, ctypes.c_float, ctypes.c_int, address, number)
+            ]
+            library.attend_from.argtypes = [*[address] * 3, number]
+            library.attend_from_back.argtypes = [*[address] * 5, number]
             library.use_threads_of.argtypes = [address]
             with suppress(AttributeError):  # else one thread does all
                 parallel = ctypes.CDLL(None).GOMP_parallel
@@ -79,7 +86,7 @@ def _library() -> ctypes.CDLL | None:
 
 def available() -> bool:
     """Whether the functions below can be called."""
-    return _library() is not None
+    return library() is not None
 
 
 class Packed:
@@ -252,5 +259,5 @@ def _attention(
 
 
 def _call(name: str, *arguments: int) -> None:
-    if not getattr(_library(), name)(*arguments, torch.get_num_threads()):
+    if not getattr(library(), name)(*arguments, torch.get_num_threads()):
         raise MemoryError

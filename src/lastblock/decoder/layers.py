@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lastblock.decoder import kernels
+from lastblock.decoder import few_rows, kernels
 from lastblock.decoder.config import Activation, DecoderConfig, Rope
 
 RotaryTables = tuple[Tensor, Tensor]  # cos and sin, each (T, D)
@@ -60,10 +60,13 @@ class RMSNorm(nn.Module):
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """``F.linear``: x (..., in), weight (out, in), bias (out,) -> (..., out).
 
-    A few rows of float32 are multiplied as (W x^T)^T, for which MKL has a kernel up to three times
-    as fast; however the weight lies in memory, which a saved model may have otherwise.
+    A few rows of float32 are multiplied in C, or as (W x^T)^T, for which MKL has a kernel up to
+    three times as fast; however the weight lies in memory, which a saved model may have otherwise.
     """
     rows = x.numel() // x.shape[-1]
+    if few_rows.can_multiply(x, weight):
+        y = few_rows.multiply(x, weight)
+        return y if bias is None else y + bias
     if rows not in FEW_ROWS or x.dtype != torch.float32:
         return F.linear(x, weight, bias)
     y = torch.mm(weight, x.reshape(rows, -1).t()).t()
@@ -102,15 +105,31 @@ def linear_of_norm(x: Tensor, norm: nn.Module, weight: Tensor, bias: Tensor | No
     So nothing between ``x`` and the product is trained, and where ``x`` is frozen a training step
     needs no gradient of the product's inputs, which is a third of its work.
     """
-    weight = weight.contiguous()  # GPT-2's lies the other way until it has been saved
     if isinstance(norm, nn.LayerNorm):
         plain = F.layer_norm(x, norm.normalized_shape, eps=norm.eps)
+    else:
+        assert isinstance(norm, RMSNorm)
+        plain = F.rms_norm(x, norm.weight.shape, eps=norm.eps)
+    return linear_of_plain(plain, norm, weight, bias)
+
+
+def linear_of_plain(x: Tensor, norm: nn.Module, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The same, of what the norm makes of states before its factors."""
+    weight = weight.contiguous()  # a user's own may lie the other way
+    if isinstance(norm, nn.LayerNorm):
         # Not as a product of matrices: that depends, in the last bit, on where the weight lies.
         shift = (weight * norm.bias).sum(1)
-        return linear(plain, weight * norm.weight, shift if bias is None else bias + shift)
+        return linear(x, weight * norm.weight, shift if bias is None else bias + shift)
     assert isinstance(norm, RMSNorm)
-    plain = F.rms_norm(x, norm.weight.shape, eps=norm.eps)
-    return linear(plain, weight * (norm.weight + norm.offset), bias)
+    return linear(x, weight * (norm.weight + norm.offset), bias)
+
+
+def with_factors(x: Tensor, norm: nn.Module) -> Tensor:
+    """What a norm makes of states, or means of them, from what it makes before its factors."""
+    if isinstance(norm, nn.LayerNorm):
+        return x * norm.weight + norm.bias
+    assert isinstance(norm, RMSNorm)
+    return x * (norm.weight + norm.offset)
 
 
 def mean_of_norm(x: Tensor, read: Tensor, norm: nn.Module, seen: Tensor, share: Tensor) -> Tensor:
@@ -131,11 +150,10 @@ def mean_of_norm(x: Tensor, read: Tensor, norm: nn.Module, seen: Tensor, share: 
         by = torch.rsqrt(variance + norm.eps)
         off = (share * _in_place(mean * by, seen)[:, None]).sum(-1, keepdim=True)  # (B, H, 1)
         means = torch.bmm(share * _in_place(by, seen)[:, None], x) - off
-        return means * norm.weight + norm.bias
+        return with_factors(means, norm)
     assert isinstance(norm, RMSNorm)
     by = torch.rsqrt(read.square().mean(1) + norm.eps)
-    means = torch.bmm(share * _in_place(by, seen)[:, None], x)
-    return means * (norm.weight + norm.offset)
+    return with_factors(torch.bmm(share * _in_place(by, seen)[:, None], x), norm)
 
 
 def _in_place(of_seen: Tensor, seen: Tensor) -> Tensor:
@@ -357,8 +375,55 @@ class Attention(nn.Module):
         q_weight, k_weight, v_weight = self.qkv.weight.split(widths)
         bias = self.qkv.bias
         q_bias, k_bias, v_bias = (None, None, None) if bias is None else bias.split(widths)
-        read = x.flatten(0, 1) if bool(seen.all()) else x[seen]  # (N, C)
         q = linear(here, q_weight, q_bias).unflatten(-1, (-1, self.head_dim))  # (B, H, D)
+        means = self._means_in_c if few_rows.can_attend(here, x, self.head_dim) else self._means
+        mean = means(q, x, norm, k_weight, k_bias, seen, position, rotary)  # (B, H, C)
+        mean = mean.unflatten(1, (self.kv_heads, -1)).transpose(0, 1)  # (K, B, H/K, C)
+        v_weight = v_weight.contiguous()  # GPT-2's lies the other way until it has been saved
+        y = torch.bmm(mean.flatten(1, 2), v_weight.unflatten(0, (self.kv_heads, -1)).mT)
+        y = y.unflatten(1, (len(x), -1)).transpose(0, 1)  # (B, K, H/K, D)
+        if v_bias is not None:
+            y = y + v_bias.view(self.kv_heads, 1, self.head_dim)
+        return self.out(y.flatten(1))
+
+    def _means_in_c(
+        self,
+        q: Tensor,
+        x: Tensor,
+        norm: nn.Module,
+        k_weight: Tensor,
+        k_bias: Tensor | None,
+        seen: Tensor,
+        position: Tensor,
+        rotary: RotaryTables | None,
+    ) -> Tensor:
+        """Of each head, from one position of each text, the mean of ``norm(x)``, (B, H, C).
+
+        Weighted by attention of queries q (B, H, D), of which as of keys nothing has been done to
+        the products; see ``forward_at``.
+        """
+        assert isinstance(norm, nn.LayerNorm | RMSNorm)
+        which = few_rows.Seen.of(seen, position)
+        plain = few_rows.normed(x, which, norm.eps, centred=isinstance(norm, nn.LayerNorm))
+        k = linear_of_plain(plain, norm, k_weight, k_bias)  # (N, K * D)
+        k = k.unflatten(-1, (self.kv_heads, self.head_dim))
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
+        return with_factors(few_rows.attend_from(q, k, plain, which, self.scale, rotary), norm)
+
+    def _means(
+        self,
+        q: Tensor,
+        x: Tensor,
+        norm: nn.Module,
+        k_weight: Tensor,
+        k_bias: Tensor | None,
+        seen: Tensor,
+        position: Tensor,
+        rotary: RotaryTables | None,
+    ) -> Tensor:
+        """The same with torch's operations; they also know gradients of x."""
+        read = x.flatten(0, 1) if bool(seen.all()) else x[seen]  # (N, C)
         k = _in_place(linear_of_norm(read, norm, k_weight, k_bias), seen)  # (B, T, K * D)
         k = k.unflatten(-1, (self.kv_heads, self.head_dim))
         if self.q_norm is not None and self.k_norm is not None:
@@ -370,14 +435,7 @@ class Attention(nn.Module):
         q = q.unflatten(1, (self.kv_heads, -1))
         scores = q @ k.permute(0, 2, 3, 1) * self.scale  # (B, K, H/K, T)
         weights = scores.masked_fill(~seen[:, None, None, :], -torch.inf).softmax(-1)
-        mean = mean_of_norm(x, read, norm, seen, weights.flatten(1, 2))  # (B, H, C)
-        mean = mean.unflatten(1, (self.kv_heads, -1)).transpose(0, 1)  # (K, B, H/K, C)
-        v_weight = v_weight.contiguous()  # GPT-2's lies the other way until it has been saved
-        y = torch.bmm(mean.flatten(1, 2), v_weight.unflatten(0, (self.kv_heads, -1)).mT)
-        y = y.unflatten(1, (len(x), -1)).transpose(0, 1)  # (B, K, H/K, D)
-        if v_bias is not None:
-            y = y + v_bias.view(self.kv_heads, 1, self.head_dim)
-        return self.out(y.flatten(1))
+        return mean_of_norm(x, read, norm, seen, weights.flatten(1, 2))
 
     def sees_from(self, position: Tensor, length: int) -> Tensor:
         """Which of ``length`` tokens one position of each text sees: (B,) -> (B, T), bool."""

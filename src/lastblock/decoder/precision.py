@@ -236,6 +236,9 @@ def _to_int8(decoder: Decoder, blocks: int, sample: Tensor) -> None:
         with _largest_inputs(block) as largest:
             x = decoder.run(x, index, index + 1)
         _round(block, largest)
+    for parameter in decoder.parameters():
+        # Else the little that is not rounded keeps the whole file mapped that it was read from.
+        parameter.data = parameter.data.clone()
 
 
 @contextmanager

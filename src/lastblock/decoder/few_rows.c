@@ -1,0 +1,532 @@
+/* What a trained block spends its time in: products of few rows, in float32, attention from one token
+ * of each text, and steps of AdamW whose gradients are products that nobody has to write down.
+ *
+ * ``few_rows.py`` calls these through ctypes and says what each is given. Every number is summed up in
+ * one order, whatever stands beside it and however many threads there are.
+ */
+#include "kernels.h"
+
+#ifdef CAN_BUILD
+
+/* Tiles of 24 sums, which stay in registers: so many rows of x by so many of the weight, whose numbers
+ * are summed along; so many rows by so many columns; so many rows of a weight by so many columns. */
+enum { ROWS = 8, OUTPUTS = 3, COLUMNS = 48, WEIGHTS = 4, WIDE = 96 };
+/* Rows of a weight that are read by all rows of x before the next ones are. */
+enum { CHUNK = 48 };
+
+#define EACH_ROW(of) of(0) of(1) of(2) of(3) of(4) of(5) of(6) of(7)
+/* One function for each number of rows, so that what is not there costs nothing. */
+#define BY_ROWS(rows, call)                                                                       \
+    switch (rows) {                                                                               \
+    case 1: call(1); break;                                                                       \
+    case 2: call(2); break;                                                                       \
+    case 3: call(3); break;                                                                       \
+    case 4: call(4); break;                                                                       \
+    case 5: call(5); break;                                                                       \
+    case 6: call(6); break;                                                                       \
+    case 7: call(7); break;                                                                       \
+    default: call(8); break;                                                                      \
+    }
+
+static int64_t least(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+/* -------------------------------------------------------------------- products along and across */
+
+INLINE void dot_tile(const int rows, const int outputs, const float *x, int64_t x_row,
+                     const float *w, int64_t w_row, int64_t size, float *y, int64_t y_row)
+{
+#define BEGIN(r) __m512 s##r##0 = _mm512_setzero_ps(), s##r##1 = s##r##0, s##r##2 = s##r##0;
+#define STEP(r)                                                                                   \
+    if (r < rows) {                                                                               \
+        const __m512 v = _mm512_maskz_loadu_ps(some, x + r * x_row + i);                          \
+        s##r##0 = _mm512_fmadd_ps(v, w0, s##r##0);                                                \
+        if (outputs > 1)                                                                          \
+            s##r##1 = _mm512_fmadd_ps(v, w1, s##r##1);                                            \
+        if (outputs > 2)                                                                          \
+            s##r##2 = _mm512_fmadd_ps(v, w2, s##r##2);                                            \
+    }
+#define FINISH(r)                                                                                 \
+    if (r < rows) {                                                                               \
+        y[r * y_row] = _mm512_reduce_add_ps(s##r##0);                                             \
+        if (outputs > 1)                                                                          \
+            y[r * y_row + 1] = _mm512_reduce_add_ps(s##r##1);                                     \
+        if (outputs > 2)                                                                          \
+            y[r * y_row + 2] = _mm512_reduce_add_ps(s##r##2);                                     \
+    }
+
+    EACH_ROW(BEGIN)
+    for (int64_t i = 0; i < size; i += 16) {
+        const __mmask16 some = lanes(size - i);
+        const __m512 w0 = _mm512_maskz_loadu_ps(some, w + i);
+        const __m512 w1 = outputs > 1 ? _mm512_maskz_loadu_ps(some, w + w_row + i) : w0;
+        const __m512 w2 = outputs > 2 ? _mm512_maskz_loadu_ps(some, w + 2 * w_row + i) : w0;
+        EACH_ROW(STEP)
+    }
+    EACH_ROW(FINISH)
+#undef BEGIN
+#undef STEP
+#undef FINISH
+}
+
+/* y (n, out) = x (n, size) times w (out, size), number by number along both rows. */
+TARGET static void dots(const float *x, int64_t x_row, int64_t n, const float *w, int64_t w_row,
+                        int64_t out, int64_t size, float *y, int64_t y_row)
+{
+    for (int64_t first = 0; first < out; first += CHUNK) {
+        const int64_t last = least(first + CHUNK, out);
+        for (int64_t r = 0; r < n; r += ROWS) {
+            for (int64_t o = first; o < last; o += OUTPUTS) {
+#define TILE(rows, outputs)                                                                       \
+    dot_tile(rows, outputs, x + r * x_row, x_row, w + o * w_row, w_row, size, y + r * y_row + o,  \
+             y_row)
+#define THREE(rows) TILE(rows, 3)
+#define TWO(rows) TILE(rows, 2)
+#define ONE(rows) TILE(rows, 1)
+                if (last - o >= 3) {
+                    BY_ROWS(n - r, THREE)
+                } else if (last - o == 2) {
+                    BY_ROWS(n - r, TWO)
+                } else {
+                    BY_ROWS(n - r, ONE)
+                }
+#undef TILE
+#undef THREE
+#undef TWO
+#undef ONE
+            }
+        }
+    }
+}
+
+INLINE void sum_tile(const int rows, const float *a, int64_t a_row, const float *w, int64_t w_row,
+                     int64_t terms, float *y, int64_t y_row, int64_t columns, int more)
+{
+    const __mmask16 m0 = lanes(columns), m1 = lanes(columns - 16), m2 = lanes(columns - 32);
+#define BEGIN(r)                                                                                  \
+    __m512 s##r##0 = _mm512_setzero_ps(), s##r##1 = s##r##0, s##r##2 = s##r##0;                   \
+    if (r < rows && more) {                                                                       \
+        s##r##0 = _mm512_maskz_loadu_ps(m0, y + r * y_row);                                       \
+        s##r##1 = _mm512_maskz_loadu_ps(m1, y + r * y_row + 16);                                  \
+        s##r##2 = _mm512_maskz_loadu_ps(m2, y + r * y_row + 32);                                  \
+    }
+#define STEP(r)                                                                                   \
+    if (r < rows) {                                                                               \
+        const __m512 v = _mm512_set1_ps(a[r * a_row + t]);                                        \
+        s##r##0 = _mm512_fmadd_ps(v, w0, s##r##0);                                                \
+        s##r##1 = _mm512_fmadd_ps(v, w1, s##r##1);                                                \
+        s##r##2 = _mm512_fmadd_ps(v, w2, s##r##2);                                                \
+    }
+#define FINISH(r)                                                                                 \
+    if (r < rows) {                                                                               \
+        _mm512_mask_storeu_ps(y + r * y_row, m0, s##r##0);                                        \
+        _mm512_mask_storeu_ps(y + r * y_row + 16, m1, s##r##1);                                   \
+        _mm512_mask_storeu_ps(y + r * y_row + 32, m2, s##r##2);                                   \
+    }
+
+    EACH_ROW(BEGIN)
+    for (int64_t t = 0; t < terms; t++) {
+        const __m512 w0 = _mm512_maskz_loadu_ps(m0, w + t * w_row);
+        const __m512 w1 = _mm512_maskz_loadu_ps(m1, w + t * w_row + 16);
+        const __m512 w2 = _mm512_maskz_loadu_ps(m2, w + t * w_row + 32);
+        EACH_ROW(STEP)
+    }
+    EACH_ROW(FINISH)
+#undef BEGIN
+#undef STEP
+#undef FINISH
+}
+
+/* y (n, columns) = a (n, terms) times w (terms, columns). */
+TARGET static void sums(const float *a, int64_t a_row, int64_t n, const float *w, int64_t w_row,
+                        int64_t terms, int64_t columns, float *y, int64_t y_row)
+{
+    for (int64_t t = 0; t < terms; t += CHUNK) {
+        for (int64_t c = 0; c < columns; c += COLUMNS) {
+            for (int64_t r = 0; r < n; r += ROWS) {
+#define TILE(rows)                                                                                \
+    sum_tile(rows, a + r * a_row + t, a_row, w + t * w_row + c, w_row, least(CHUNK, terms - t),   \
+             y + r * y_row + c, y_row, columns - c, t > 0)
+                BY_ROWS(n - r, TILE)
+#undef TILE
+            }
+        }
+    }
+}
+
+/* x (n, in) and y (n, out), rows some numbers apart; the weight (out, in) is in one piece. */
+typedef struct {
+    const float *x, *weight;
+    float *y;
+    int64_t n, in, out, x_row, y_row;
+} Product;
+
+TARGET static void some_outputs(const void *work, int64_t part, int64_t parts)
+{
+    const Product *p = work;
+    const int64_t tiles = (p->out + OUTPUTS - 1) / OUTPUTS;
+    const int64_t begin = tiles * part / parts * OUTPUTS;
+    const int64_t end = least(tiles * (part + 1) / parts * OUTPUTS, p->out);
+    dots(p->x, p->x_row, p->n, p->weight + begin * p->in, p->in, end - begin, p->in,
+         p->y + begin, p->y_row);
+}
+
+TARGET static void some_inputs(const void *work, int64_t part, int64_t parts)
+{
+    const Product *p = work;
+    const int64_t tiles = (p->in + COLUMNS - 1) / COLUMNS;
+    const int64_t begin = tiles * part / parts * COLUMNS;
+    const int64_t end = least(tiles * (part + 1) / parts * COLUMNS, p->in);
+    sums(p->x, p->x_row, p->n, p->weight + begin, p->in, p->out, end - begin, p->y + begin,
+         p->y_row);
+}
+
+/* x times the transpose of the weight; or where ``back``, x (n, out) times the weight: (n, in). */
+EXPORT void multiply(const Product *given, int back, int64_t threads)
+{
+    const int64_t worth = given->n * given->in * given->out / WORTH;
+    share(back ? some_inputs : some_outputs, given, least(worth, threads), threads);
+}
+
+/* ------------------------------------------------------------------------------- AdamW's step */
+
+/* A weight (out, in), its moments, and its gradient, (n, out)^T times (n, in). */
+typedef struct {
+    const float *errors, *inputs;
+    float *weight, *mean, *square;
+    int64_t n, in, out, errors_row, inputs_row;
+    /* What a step leaves of a weight; what it takes of the gradient and of its square; the step, as
+     * large as the mean is to be multiplied by; what the root is to be multiplied by; and epsilon. */
+    float kept, of_gradient, of_square, step, of_root, eps;
+} Step;
+
+INLINE void moved(__m512 gradient, const Step *s, int64_t at, __mmask16 some)
+{
+    __m512 weight = _mm512_maskz_loadu_ps(some, s->weight + at);
+    __m512 mean = _mm512_maskz_loadu_ps(some, s->mean + at);
+    __m512 square = _mm512_maskz_loadu_ps(some, s->square + at);
+    const __m512 change = _mm512_set1_ps(s->of_square);
+    mean = _mm512_fmadd_ps(_mm512_sub_ps(gradient, mean), _mm512_set1_ps(s->of_gradient), mean);
+    square = _mm512_fnmadd_ps(square, change, square);
+    square = _mm512_fmadd_ps(_mm512_mul_ps(gradient, gradient), change, square);
+    __m512 by = _mm512_fmadd_ps(_mm512_sqrt_ps(square), _mm512_set1_ps(s->of_root),
+                                _mm512_set1_ps(s->eps));
+    weight = _mm512_mul_ps(weight, _mm512_set1_ps(s->kept));
+    weight = _mm512_fnmadd_ps(_mm512_set1_ps(s->step), _mm512_div_ps(mean, by), weight);
+    _mm512_mask_storeu_ps(s->weight + at, some, weight);
+    _mm512_mask_storeu_ps(s->mean + at, some, mean);
+    _mm512_mask_storeu_ps(s->square + at, some, square);
+}
+
+/* Some rows of the weight and WIDE columns, from ``at`` on; meanwhile those from ``next`` on are fetched,
+ * which lie in as many pieces as there are rows. */
+INLINE void step_tile(const int rows, const Step *s, int64_t row, int64_t column, int64_t next)
+{
+#define EACH_COLUMN(of, r) of(r, 0) of(r, 1) of(r, 2) of(r, 3) of(r, 4) of(r, 5)
+#define EACH_SUM(of) EACH_COLUMN(of, 0) EACH_COLUMN(of, 1) EACH_COLUMN(of, 2) EACH_COLUMN(of, 3)
+#define BEGIN(r, c) __m512 s##r##c = _mm512_setzero_ps();
+#define LOAD(r, c) const __m512 x##c = _mm512_maskz_loadu_ps(lanes(left - 16 * c), x + 16 * c);
+#define MULTIPLY(r, c) s##r##c = _mm512_fmadd_ps(d##r, x##c, s##r##c);
+#define STEP(r)                                                                                   \
+    if (r < rows) {                                                                               \
+        const __m512 d##r = _mm512_set1_ps(errors[r]);                                            \
+        EACH_COLUMN(MULTIPLY, r)                                                                  \
+    }
+#define MOVE(r, c)                                                                                \
+    if (r < rows && left > 16 * c)                                                                \
+        moved(s##r##c, s, at + r * s->in + 16 * c, lanes(left - 16 * c));
+#define FETCH(line)                                                                               \
+    {                                                                                             \
+        const int64_t there = next + (line) / (WIDE / 16) * s->in + (line) % (WIDE / 16) * 16;    \
+        _mm_prefetch((const char *)(s->weight + there), _MM_HINT_T0);                             \
+        _mm_prefetch((const char *)(s->mean + there), _MM_HINT_T0);                               \
+        _mm_prefetch((const char *)(s->square + there), _MM_HINT_T0);                             \
+    }
+
+    const int64_t left = s->in - column, at = row * s->in + column;
+    const float *x = s->inputs + column, *errors = s->errors + row;
+    int64_t fetched = 0;
+    EACH_SUM(BEGIN)
+    for (int64_t n = 0; n < s->n; n++, x += s->inputs_row, errors += s->errors_row) {
+        if (fetched < WEIGHTS * WIDE / 16) {
+            FETCH(fetched)
+            fetched++;
+        }
+        EACH_COLUMN(LOAD, 0)
+        STEP(0)
+        STEP(1)
+        STEP(2)
+        STEP(3)
+    }
+    for (; fetched < WEIGHTS * WIDE / 16; fetched++)
+        FETCH(fetched)
+    EACH_SUM(MOVE)
+#undef EACH_COLUMN
+#undef EACH_SUM
+#undef BEGIN
+#undef LOAD
+#undef MULTIPLY
+#undef STEP
+#undef MOVE
+#undef FETCH
+}
+
+TARGET static void some_weights(const void *work, int64_t part, int64_t parts)
+{
+    const Step *s = work;
+    const int64_t tiles = (s->out + WEIGHTS - 1) / WEIGHTS;
+    const int64_t end = least(tiles * (part + 1) / parts * WEIGHTS, s->out);
+    for (int64_t row = tiles * part / parts * WEIGHTS; row < end; row += WEIGHTS) {
+        for (int64_t column = 0; column < s->in; column += WIDE) {
+            const int64_t right = column + WIDE;
+            const int64_t next = right < s->in ? row * s->in + right : (row + WEIGHTS) * s->in;
+            switch (end - row) {
+            case 1: step_tile(1, s, row, column, next); break;
+            case 2: step_tile(2, s, row, column, next); break;
+            case 3: step_tile(3, s, row, column, next); break;
+            default: step_tile(4, s, row, column, next); break;
+            }
+        }
+    }
+}
+
+EXPORT void adamw(const Step *given, int64_t threads)
+{
+    const int64_t worth = (given->n + 16) * given->in * given->out / WORTH;
+    share(some_weights, given, least(worth, threads), threads);
+}
+
+/* ------------------------------------------------------------------ attention from one token */
+
+/* Of each text the tokens ``first`` to ``first + starts[text + 1] - starts[text]`` are seen, whose keys
+ * and states stand text by text; see few_rows.py. */
+typedef struct {
+    const float *queries, *keys, *states; /* (batch, heads, dim), (n, kv_heads, dim), (n, size) */
+    const int64_t *starts, *first, *position;
+    const float *cos, *sin; /* (length, dim), or none */
+    int64_t batch, heads, kv_heads, dim, size;
+    float scale;
+} OneToken;
+
+/* States x, (batch, length, size), each text's so far from the last's, those that are seen, less their
+ * mean where ``centred``, over their root mean square. */
+typedef struct {
+    const float *x;
+    int64_t x_text;
+    const OneToken *of;
+    float *y;
+    float eps;
+    int centred;
+} Norms;
+
+TARGET static void some_norms(const void *work, int64_t part, int64_t parts)
+{
+    const Norms *norms = work;
+    const OneToken *a = norms->of;
+    const int64_t size = a->size, end = a->batch * (part + 1) / parts;
+    for (int64_t text = a->batch * part / parts; text < end; text++) {
+        const float *x = norms->x + text * norms->x_text + a->first[text] * size;
+        float *y = norms->y + a->starts[text] * size;
+        for (int64_t n = a->starts[text]; n < a->starts[text + 1]; n++, x += size, y += size) {
+            float mean = 0;
+            if (norms->centred) {
+                __m512 sum = _mm512_setzero_ps();
+                for (int64_t i = 0; i < size; i += 16)
+                    sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(lanes(size - i), x + i));
+                mean = _mm512_reduce_add_ps(sum) / size;
+            }
+            const __m512 middle = _mm512_set1_ps(mean);
+            __m512 squares = _mm512_setzero_ps();
+            for (int64_t i = 0; i < size; i += 16) {
+                const __mmask16 some = lanes(size - i);
+                __m512 v = _mm512_maskz_loadu_ps(some, x + i);
+                v = _mm512_maskz_sub_ps(some, v, middle);
+                squares = _mm512_fmadd_ps(v, v, squares);
+            }
+            const float square = _mm512_reduce_add_ps(squares) / size + norms->eps;
+            const __m512 by = _mm512_set1_ps(1 / __builtin_sqrtf(square));
+            for (int64_t i = 0; i < size; i += 16) {
+                const __mmask16 some = lanes(size - i);
+                __m512 v = _mm512_sub_ps(_mm512_maskz_loadu_ps(some, x + i), middle);
+                _mm512_mask_storeu_ps(y + i, some, _mm512_mul_ps(v, by));
+            }
+        }
+    }
+}
+
+static int64_t parts_of(const OneToken *a, int64_t each, int64_t threads)
+{
+    const int64_t worth = a->starts[a->batch] * each / WORTH;
+    /* Texts are of all lengths: more parts than threads, for whoever is done first. */
+    return least(a->batch, worth < threads ? worth : 4 * threads);
+}
+
+EXPORT void normed(const float *x, int64_t x_text, const OneToken *of, float eps, int centred,
+                   float *y, int64_t threads)
+{
+    const Norms work = {x, x_text, of, y, eps, centred};
+    share(some_norms, &work, parts_of(of, 8 * of->size, threads), threads);
+}
+
+/* For each head its share of each token, (heads, tokens) text by text, and the mean of states by these,
+ * (batch, heads, size); or with these and what is wanted of the means, what of queries and keys. */
+typedef struct {
+    const OneToken *of;
+    float *shares, *means;
+    const float *wanted;
+    float *of_queries, *of_keys;
+    atomic_int *failed;
+} Means;
+
+/* A text's keys of one head, turned, and the queries that share it, times the scale. */
+TARGET static void turn(const OneToken *a, int64_t text, int64_t kv_head, float *keys,
+                        float *queries)
+{
+    const int64_t begin = a->starts[text], n = a->starts[text + 1] - begin, dim = a->dim;
+    const int64_t shared = a->heads / a->kv_heads, p = a->position[text] * dim;
+    for (int64_t t = 0; t < n; t++) {
+        const int64_t at = (a->first[text] + t) * dim;
+        turned(a->keys + ((begin + t) * a->kv_heads + kv_head) * dim, dim,
+               a->cos ? a->cos + at : NULL, a->sin ? a->sin + at : NULL, 1, keys + t * dim, 0);
+    }
+    for (int64_t h = 0; h < shared; h++)
+        turned(a->queries + (text * a->heads + kv_head * shared + h) * dim, dim,
+               a->cos ? a->cos + p : NULL, a->sin ? a->sin + p : NULL, a->scale,
+               queries + h * dim, 0);
+}
+
+TARGET static void soften(float *scores, int64_t n)
+{
+    const __m512 none = _mm512_set1_ps(-__builtin_inff());
+    __m512 largest = none, sum = _mm512_setzero_ps();
+    for (int64_t i = 0; i < n; i += 16)
+        largest = _mm512_max_ps(_mm512_mask_loadu_ps(none, lanes(n - i), scores + i), largest);
+    const __m512 most = _mm512_set1_ps(_mm512_reduce_max_ps(largest));
+    for (int64_t i = 0; i < n; i += 16) {
+        const __mmask16 some = lanes(n - i);
+        __m512 e = exponential(_mm512_sub_ps(_mm512_maskz_loadu_ps(some, scores + i), most));
+        sum = _mm512_mask_add_ps(sum, some, sum, e);
+        _mm512_mask_storeu_ps(scores + i, some, e);
+    }
+    const __m512 by = _mm512_set1_ps(1 / _mm512_reduce_add_ps(sum));
+    for (int64_t i = 0; i < n; i += 16) {
+        const __mmask16 some = lanes(n - i);
+        __m512 e = _mm512_mul_ps(_mm512_maskz_loadu_ps(some, scores + i), by);
+        _mm512_mask_storeu_ps(scores + i, some, e);
+    }
+}
+
+/* What is wanted of shares -> what is wanted of scores. */
+TARGET static void softened_back(const float *share, float *wanted, int64_t n)
+{
+    __m512 sum = _mm512_setzero_ps();
+    for (int64_t i = 0; i < n; i += 16) {
+        const __mmask16 some = lanes(n - i);
+        sum = _mm512_fmadd_ps(_mm512_maskz_loadu_ps(some, share + i),
+                              _mm512_maskz_loadu_ps(some, wanted + i), sum);
+    }
+    const __m512 mean = _mm512_set1_ps(_mm512_reduce_add_ps(sum));
+    for (int64_t i = 0; i < n; i += 16) {
+        const __mmask16 some = lanes(n - i);
+        __m512 v = _mm512_sub_ps(_mm512_maskz_loadu_ps(some, wanted + i), mean);
+        v = _mm512_mul_ps(v, _mm512_maskz_loadu_ps(some, share + i));
+        _mm512_mask_storeu_ps(wanted + i, some, v);
+    }
+}
+
+/* What is wanted of a text's keys of one head, turned back; by queries and wanted scores. */
+TARGET static void back_to_keys(const OneToken *a, int64_t text, int64_t kv_head,
+                                const float *scores, const float *queries, float *of_keys)
+{
+    const int64_t begin = a->starts[text], n = a->starts[text + 1] - begin, dim = a->dim;
+    const int64_t shared = a->heads / a->kv_heads;
+    for (int64_t t = 0; t < n; t++) {
+        float *to = of_keys + ((begin + t) * a->kv_heads + kv_head) * dim;
+        for (int64_t i = 0; i < dim; i += 16) {
+            const __mmask16 some = lanes(dim - i);
+            __m512 sum = _mm512_setzero_ps();
+            for (int64_t h = 0; h < shared; h++)
+                sum = _mm512_fmadd_ps(_mm512_set1_ps(scores[h * n + t]),
+                                      _mm512_maskz_loadu_ps(some, queries + h * dim + i), sum);
+            _mm512_mask_storeu_ps(to + i, some, sum);
+        }
+        const int64_t at = (a->first[text] + t) * dim;
+        turned(to, dim, a->cos ? a->cos + at : NULL, a->sin ? a->sin + at : NULL, 1, to, 1);
+    }
+}
+
+TARGET static void some_means(const void *work, int64_t part, int64_t parts)
+{
+    const Means *m = work;
+    const OneToken *a = m->of;
+    const int64_t dim = a->dim, size = a->size, shared = a->heads / a->kv_heads;
+    const int64_t end = a->batch * (part + 1) / parts;
+    int64_t most = 0;
+    for (int64_t text = 0; text < a->batch; text++)
+        if (a->starts[text + 1] - a->starts[text] > most)
+            most = a->starts[text + 1] - a->starts[text];
+    const int64_t numbers = (most + 2 * shared) * dim + a->heads * most;
+    float *keys = aligned_alloc(64, up_to(sizeof(float) * numbers + 1, 64));
+    if (!keys) {
+        atomic_store(m->failed, 1);
+        return;
+    }
+    float *queries = keys + most * dim, *of_queries = queries + shared * dim;
+    float *wanted = of_queries + shared * dim;
+    for (int64_t text = a->batch * part / parts; text < end; text++) {
+        const int64_t begin = a->starts[text], n = a->starts[text + 1] - begin;
+        const float *states = a->states + begin * size;
+        float *shares = m->shares + begin * a->heads;
+        if (m->wanted) {
+            dots(m->wanted + text * a->heads * size, size, a->heads, states, size, n, size, wanted,
+                 n);
+            for (int64_t h = 0; h < a->heads; h++)
+                softened_back(shares + h * n, wanted + h * n, n);
+        }
+        for (int64_t kv_head = 0; kv_head < a->kv_heads; kv_head++) {
+            turn(a, text, kv_head, keys, queries);
+            if (!m->wanted) {
+                float *scores = shares + kv_head * shared * n;
+                dots(queries, dim, shared, keys, dim, n, dim, scores, n);
+                for (int64_t h = 0; h < shared; h++)
+                    soften(scores + h * n, n);
+                continue;
+            }
+            const float *scores = wanted + kv_head * shared * n;
+            sums(scores, n, shared, keys, dim, n, dim, of_queries, dim);
+            const int64_t p = a->position[text] * dim;
+            for (int64_t h = 0; h < shared; h++)
+                turned(of_queries + h * dim, dim, a->cos ? a->cos + p : NULL,
+                       a->sin ? a->sin + p : NULL, a->scale,
+                       m->of_queries + (text * a->heads + kv_head * shared + h) * dim, 1);
+            back_to_keys(a, text, kv_head, scores, queries, m->of_keys);
+        }
+        if (!m->wanted)
+            sums(shares, n, a->heads, states, size, n, size, m->means + text * a->heads * size,
+                 size);
+    }
+    free(keys);
+}
+
+/* Whether there was memory for it. */
+EXPORT int attend_from(const OneToken *of, float *shares, float *means, int64_t threads)
+{
+    atomic_int failed = 0;
+    const Means work = {of, shares, means, NULL, NULL, NULL, &failed};
+    share(some_means, &work, parts_of(of, of->heads * of->size, threads), threads);
+    return !atomic_load(&failed);
+}
+
+/* What of queries and of keys, for what is wanted of the means. */
+EXPORT int attend_from_back(const OneToken *of, float *shares, const float *wanted,
+                            float *of_queries, float *of_keys, int64_t threads)
+{
+    atomic_int failed = 0;
+    const Means work = {of, shares, NULL, wanted, of_queries, of_keys, &failed};
+    share(some_means, &work, parts_of(of, of->heads * of->size, threads), threads);
+    return !atomic_load(&failed);
+}
+
+#endif

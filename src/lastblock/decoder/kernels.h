@@ -1,0 +1,102 @@
+/* What both files of kernels are made of: lanes, an exponential, turned halves, borrowed threads.
+ *
+ * Knows no Python and no torch.
+ */
+#ifndef LASTBLOCK_KERNELS_H
+#define LASTBLOCK_KERNELS_H
+
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#if defined(_WIN32)
+#define EXPORT __declspec(dllexport)
+#else
+#define EXPORT __attribute__((visibility("default")))
+#endif
+
+#if defined(__GNUC__) && defined(__x86_64__)
+#define CAN_BUILD 1
+
+#include <immintrin.h>
+#include <stdatomic.h>
+
+#define TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")))
+#define INLINE static inline __attribute__((always_inline)) TARGET
+
+/* Multiplications that a part of a product is at least to have: less than some tens of microseconds
+ * are not worth waking a thread for. */
+enum { WORTH = 1 << 20 };
+
+typedef void (*Part)(const void *work, int64_t part, int64_t parts);
+
+/* ``part`` of each number below ``parts``, side by side if there are threads; of these always the
+ * same number is asked for, as the library ends those that are not. */
+__attribute__((visibility("hidden"))) void share(Part part, const void *work, int64_t parts,
+                                                   int64_t threads);
+
+static inline int64_t up_to(int64_t n, int64_t multiple)
+{
+    return (n + multiple - 1) / multiple * multiple;
+}
+
+/* The first n of 16 lanes; all of them, or none. */
+INLINE __mmask16 lanes(int64_t n)
+{
+    return n >= 16 ? 0xffff : n <= 0 ? 0 : (__mmask16)((1u << n) - 1);
+}
+
+/* e^x to a unit in the last place or two: 2^n times a polynomial, that of the Cephes library. */
+INLINE __m512 exponential(__m512 x)
+{
+    const __m512 one = _mm512_set1_ps(1.0f);
+    /* In this order what is no number stays so. */
+    x = _mm512_min_ps(_mm512_set1_ps(88.7f), _mm512_max_ps(_mm512_set1_ps(-104.0f), x));
+    __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)),
+                                    _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), x);
+    r = _mm512_fnmadd_ps(n, _mm512_set1_ps(-2.12194440e-4f), r);
+    __m512 p = _mm512_set1_ps(1.9875691500e-4f);
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.3981999507e-3f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(8.3334519073e-3f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(4.1665795894e-2f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.6666665459e-1f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(5.0000001201e-1f));
+    p = _mm512_fmadd_ps(_mm512_mul_ps(r, r), p, _mm512_add_ps(r, one));
+    return _mm512_scalef_ps(p, n);
+}
+
+/* One token's part of one head, turned by its position (``cos``, ``sin``: none, or that token's) or
+ * turned back, and multiplied by a number. */
+INLINE void turned(const float *x, int64_t dim, const float *cos, const float *sin, float by,
+                   float *to, const int back)
+{
+    const int64_t half = dim / 2;
+    const __m512 all = _mm512_set1_ps(by);
+    for (int64_t i = 0; i < half; i += 16) {
+        const __mmask16 some = lanes(half - i);
+        __m512 low = _mm512_mul_ps(_mm512_maskz_loadu_ps(some, x + i), all);
+        __m512 high = _mm512_mul_ps(_mm512_maskz_loadu_ps(some, x + half + i), all);
+        if (cos) {
+            __m512 cos_low = _mm512_maskz_loadu_ps(some, cos + i);
+            __m512 cos_high = _mm512_maskz_loadu_ps(some, cos + half + i);
+            __m512 sin_low = _mm512_maskz_loadu_ps(some, sin + i);
+            __m512 sin_high = _mm512_maskz_loadu_ps(some, sin + half + i);
+            __m512 first = _mm512_mul_ps(low, cos_low), last = _mm512_mul_ps(high, cos_high);
+            if (back) {
+                first = _mm512_fmadd_ps(high, sin_high, first);
+                last = _mm512_fnmadd_ps(low, sin_low, last);
+            } else {
+                first = _mm512_fnmadd_ps(high, sin_low, first);
+                last = _mm512_fmadd_ps(low, sin_high, last);
+            }
+            low = first;
+            high = last;
+        }
+        _mm512_mask_storeu_ps(to + i, some, low);
+        _mm512_mask_storeu_ps(to + half + i, some, high);
+    }
+}
+
+#endif
+#endif
