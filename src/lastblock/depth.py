@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,7 +27,7 @@ from torch import Tensor
 from lastblock.activations import TOKEN_BUDGET, ActivationStore
 from lastblock.classifier import mean_state, split_rounding
 from lastblock.decoder.decoder import Decoder
-from lastblock.probe import fit_probe
+from lastblock.probe import Probe, fit_probe
 from lastblock.runtime import Progress, Silent, at_once, inferred
 from lastblock.tokenization.batching import TokenIds, pad, token_budget_batches
 
@@ -133,20 +134,38 @@ def choose_depth(
     summarised = {below for frozen in wanted for below in summary_depths(n_layers, frozen)}
     means: dict[int, Tensor] = {}
     progress = progress or Silent()
-    with progress.task("choosing depth", wanted[-1], "blocks") as advance:
-        for depth in wanted:
-            for below in climb.up_to(depth):
-                if below in summarised:
-                    means[below] = climb.pooled()[1]
-                advance(1)
-            climb.record(pooled)
-            at = 2 * len(curve.depths)
-            here = [pooled[ids.tobytes()][at : at + 2] for ids in texts]
-            features = torch.stack([torch.cat((mean, last)) for last, mean in here])
-            probe = fit_probe(features, truth, counts, whole, means=features.shape[1] // 2)
-            curve.add(depth, _accuracy(probe.out_of_fold, truth, counts))
-            running[depth] = [*climb.states()]
-            running = {d: x for d, x in running.items() if d in curve.in_the_running()}
+    stops = sorted({*wanted, *summarised})
+    probing: list[Future[Probe]] = []
+
+    def judge_last() -> None:
+        found = probing[-1].result()
+        curve.add(wanted[len(probing) - 1], _accuracy(found.out_of_fold, truth, counts))
+        for depth in running.keys() - curve.in_the_running():
+            del running[depth]
+
+    # Each depth's probe, work for hardly more than one thread, is fitted on the way to the next.
+    with (
+        ThreadPoolExecutor(1) as beside,
+        progress.task("choosing depth", stops[-1], "blocks") as advance,
+    ):
+        for stop in stops:
+            advance(climb.to(stop))
+            here = [*climb.states()]
+            last, mean = climb.pooled(here)
+            if stop in summarised:
+                means[stop] = mean
+            if stop not in wanted:
+                continue
+            climb.record(pooled, last, mean)
+            rows = slice(2 * len(probing), 2 * len(probing) + 2)
+            of_texts = [pooled[ids.tobytes()][rows] for ids in texts]
+            features = torch.stack([torch.cat((mean, last)) for last, mean in of_texts])
+            if probing:
+                judge_last()
+            running[stop] = here
+            width = features.shape[1] // 2
+            probing.append(beside.submit(fit_probe, features, truth, counts, whole, means=width))
+        judge_last()
     states.put({ids.tobytes(): torch.stack(pooled[ids.tobytes()]) for ids in unknown}, progress)
     frozen = curve.chosen()
     summary = summary_depths(n_layers, frozen)
@@ -330,32 +349,34 @@ class _Climb:
         with torch.inference_mode():
             self._climbs = [decoder.climb(torch.from_numpy(ids)) for ids, _ in padded]
 
-    def up_to(self, depth: int) -> Iterator[int]:
-        """Go up a block at a time, to ``depth``, and say how many are below."""
-        while self.depth < depth:
-            self.depth += 1
-            for _ in inferred(lambda climb: climb.to(self.depth), self._climbs):
-                pass
-            yield self.depth
+    def to(self, depth: int) -> int:
+        """Go up to ``depth``; by how many blocks that was."""
+        climbed, self.depth = depth - self.depth, depth
+        for _ in inferred(lambda climb: climb.to(depth), self._climbs):
+            pass
+        return climbed
 
     def states(self) -> Iterator[Tensor]:
         """Each batch's hidden states, (B, T, C)."""
         return (climb.states() for climb in self._climbs)
 
-    def pooled(self) -> tuple[Tensor, Tensor]:
-        """Last token's states and mean states, each (n, C) float32, in the texts' order."""
+    def pooled(self, states: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Last token's states and mean states, each (n, C) float32, in the texts' order.
+
+        ``states`` as given by the method of that name.
+        """
         last = torch.empty(len(self.sequences), self._size)
         mean = torch.empty_like(last)
-        for x, batch, lengths in zip(self.states(), self.batches, self.lengths, strict=True):
+        for x, batch, lengths in zip(states, self.batches, self.lengths, strict=True):
             rows = torch.from_numpy(batch)
             last[rows] = x[torch.arange(len(x)), lengths - 1].float()
             mean[rows] = mean_state(x.float(), lengths)
         return last, mean
 
-    def record(self, pooled: dict[bytes, list[Tensor]]) -> None:
+    def record(self, pooled: dict[bytes, list[Tensor]], last: Tensor, mean: Tensor) -> None:
         """Add what is pooled here to each text's list."""
-        for ids, last, mean in zip(self.sequences, *self.pooled(), strict=True):
-            pooled.setdefault(ids.tobytes(), []).extend((last, mean))
+        for ids, *of in zip(self.sequences, last, mean, strict=True):
+            pooled.setdefault(ids.tobytes(), []).extend(of)
 
     def activations(self, states: Sequence[Tensor], means: Sequence[Tensor]) -> dict[bytes, Tensor]:
         """Each text's activations as ``SequenceClassifier.prefix`` gives them."""
