@@ -127,13 +127,20 @@ class SequenceClassifier(nn.Module):
         blocks = self.decoder.blocks[self.frozen_blocks : -1]
         return [m for block in blocks for m in block.modules() if isinstance(m, nn.Linear)]
 
-    def set_prefix_precision(self, precision: Precision, sample: Tensor | None = None) -> None:
+    def set_prefix_precision(
+        self, precision: Precision, sample: Tensor | None = None, done: Decoder | None = None
+    ) -> None:
         """Turn the frozen prefix to what it will compute in; the tail stays float32.
 
-        ``sample`` (T,), token ids of some text, is for int8: see ``set_precision``.
+        ``sample`` (T,), token ids of some text, is for int8: see ``set_precision``. ``done`` is a
+        decoder of the same weights, as deep as the prefix or deeper, that was turned to it already,
+        with the same sample: its blocks are taken.
         """
         embed = not self.train_embeddings
-        set_precision(self.decoder, self.frozen_blocks, precision, sample, embed=embed)
+        if done is None:
+            set_precision(self.decoder, self.frozen_blocks, precision, sample, embed=embed)
+        else:
+            self.decoder.take(done.requires_grad_(False), self.frozen_blocks, embed=embed)
         self.prefix_precision = precision
 
     @property

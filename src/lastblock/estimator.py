@@ -223,13 +223,15 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         turns = bool(settings.summary_depths) and cross_validates(train, validate)
         _check_threshold(settings, max(held, train.texts if turns else 0))
         computed: dict[bytes, Tensor] = {}
+        climbed: Decoder | None = None
         tokens = 0
         self.choice_: dict[str, Any] | None = None
         self.mixture_: dict[str, Any] | None = None
         in_turn: Tensor | None = None
         if recipe.chooses_depth(settings, model_config):
             with watch("activations"):
-                choice = self._choose_depth(files, train, settings, sample, before, progress)
+                climbed = self._decoder_to_climb(files, settings, sample, before)
+                choice = self._choose_depth(files, climbed, train, settings, progress)
             settings = recipe.at_depth(
                 settings, shape, choice.frozen_blocks + settings.trainable_blocks
             )
@@ -241,7 +243,8 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         with watch("weights"):
             decoder = _load(files, settings, settings.depth)
             classifier = make_classifier(decoder, settings, len(self.classes_))
-            classifier.set_prefix_precision(settings.dtype, sample)
+            classifier.set_prefix_precision(settings.dtype, sample, climbed)
+            del climbed
             decoder.begin_with(before)
             if settings.dtype == "int8":
                 progress.say(
@@ -287,29 +290,35 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.model_, self.seconds_ = model, dict(watch.seconds)
         return self
 
-    def _choose_depth(
-        self,
-        files: hub.PretrainedFiles,
-        train: Encoded,
-        settings: Settings,
-        sample: Tensor,
-        before: Tensor,
-        progress: Progress,
-    ) -> Choice:
-        """Where to cut the decoder, from the training texts, all with token ids ``before`` them.
+    def _decoder_to_climb(
+        self, files: hub.PretrainedFiles, settings: Settings, sample: Tensor, before: Tensor
+    ) -> Decoder:
+        """The decoder up to the highest depth that comes into question, in what it computes in.
 
-        ``sample`` is for int8.
+        ``sample`` is for int8; all texts have token ids ``before`` them.
         """
         shape = loading.read_config(files.folder)
-        depths = candidates(shape.num_hidden_layers, settings.trainable_blocks)
-        highest = depths[-1]
+        highest = candidates(shape.num_hidden_layers, settings.trainable_blocks)[-1]
         decoder = _load(files, settings, highest)
         decoder.set_attention(settings.attention)
         set_precision(decoder, highest, settings.dtype, sample)
         decoder.begin_with(before)
+        return decoder
+
+    def _choose_depth(
+        self,
+        files: hub.PretrainedFiles,
+        decoder: Decoder,
+        train: Encoded,
+        settings: Settings,
+        progress: Progress,
+    ) -> Choice:
+        """Where to cut the decoder, from the training texts."""
+        n_layers = decoder.config.num_hidden_layers
+        depths = candidates(n_layers, settings.trainable_blocks)
         facts: dict[str, str | int] = {
             "pooled": "last and mean after " + "+".join(map(str, depths)),
-            "dtype": precision_facts(decoder, highest, settings.dtype),
+            "dtype": precision_facts(decoder, depths[-1], settings.dtype),
             **_begun_with(settings),
         }
         labels, weights = train.tensors()

@@ -391,4 +391,5 @@ def _save(figure: Figure, **how: Any) -> bytes:
         # Class names in a script that the font lacks become boxes; the tables have them right.
         warnings.filterwarnings("ignore", message="Glyph")
         figure.savefig(buffer, **how)
+    figure.set_layout_engine("none")  # what was found stays, however it is drawn next
     return buffer.getvalue()

@@ -11,8 +11,9 @@ Knows states and class numbers; no text, no files.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from statistics import median_low
 from typing import Any
 
@@ -92,19 +93,18 @@ def fit_probe(
     dtype = torch.float32 if len(x) <= MOST_IN_FLOAT32 else torch.double
     small, answers, say = (of_all.to(dtype) for of_all in (x, signed, w))
     kept: tuple[Tensor, Tensor, int, float, Tensor] | None = None
+    near: int | None = None
     for share in MEANS if means else (1.0,):
         size = torch.ones(x.shape[1], dtype=dtype)
         size[:means] = share
         ridge = _Ridge(small * size, answers, say)
-        penalties = [penalty * float(size.square().sum()) for penalty in PENALTIES]
-        left_out = torch.zeros(len(penalties), *signed.shape, dtype=dtype)
-        for fitted_on, held in parts:
-            for i, scores in enumerate(ridge.scores(fitted_on, held, penalties)):
-                left_out[i, held] = scores
-        errors = (w[:, None] * (left_out - signed) ** 2).mean(2)  # (penalties, n)
-        i = int(errors.mean(1).argmin())
-        if kept is None or _clearly_less(errors[i], than=kept[0]):
-            kept = (errors[i], size, i, penalties[i], left_out[i])
+        unit = float(size.square().sum())
+        judged = _judge(ridge, parts, [penalty * unit for penalty in PENALTIES], w)
+        # The next share's is hardly ever far from it.
+        near = _lowest(judged, near)
+        scores, errors = judged(near)
+        if kept is None or _clearly_less(errors, than=kept[0]):
+            kept = (errors, size, near, PENALTIES[near] * unit, scores)
     assert kept is not None
     _, size, i, penalty, scores = kept
     of_answers = w[:, None] if targets.dim() == 2 else w
@@ -118,6 +118,37 @@ def fit_probe(
         out_of_fold=(sharp * scores).float(),
         penalty=PENALTIES[i],
     )
+
+
+def _judge(
+    ridge: _Ridge, parts: Sequence[tuple[Tensor, Tensor]], penalties: Sequence[float], w: Tensor
+) -> Callable[[int], tuple[Tensor, Tensor]]:
+    """What says of the i-th penalty how texts left out are scored, and each one's error (n,)."""
+    without = [(held, ridge.without(fitted_on, held)) for fitted_on, held in parts]
+
+    @cache
+    def judged(i: int) -> tuple[Tensor, Tensor]:
+        scores = torch.zeros_like(ridge.y)
+        for held, scores_of in without:
+            scores[held] = scores_of(penalties[i])
+        return scores, (w[:, None] * (scores - ridge.y) ** 2).mean(1)
+
+    return judged
+
+
+def _lowest(judged: Callable[[int], tuple[Tensor, Tensor]], near: int | None) -> int:
+    """The penalty with the least errors, by number; downhill from ``near``, if that is known."""
+
+    def height(i: int) -> float:
+        return float(judged(i)[1].mean())
+
+    numbers = range(len(PENALTIES))
+    if near is None:
+        return min(numbers, key=height)
+    best = near
+    while (lower := min(numbers[max(0, best - 1) : best + 2], key=height)) != best:
+        best = lower
+    return best
 
 
 def _clearly_less(errors: Tensor, than: Tensor) -> bool:
@@ -212,8 +243,8 @@ class _Ridge:
         self.mean = (w[:, None] * y).mean(0)
         self.products = root * x @ (root * x).T if self.dual else (root * x).T @ (root * x)
 
-    def scores(self, fitted_on: Tensor, held: Tensor, penalties: Sequence[float]) -> list[Tensor]:
-        """Scores (held, n_classes) of the rows held out, for each penalty."""
+    def without(self, fitted_on: Tensor, held: Tensor) -> Callable[[float], Tensor]:
+        """What says, of a penalty, the scores (held, n_classes) of the rows held out."""
         root = self.root[fitted_on]
         # All that counts may be in the fold left out.
         mean = (root**2 * self.y[fitted_on]).sum(0) / (root**2).sum().clamp_min(1e-9)
@@ -221,11 +252,11 @@ class _Ridge:
         if self.dual:
             between = self.x[held] @ (root * self.x[fitted_on]).T
             inner = self.products[fitted_on][:, fitted_on]
-            return [between @ _solve(inner, penalty, y) + mean for penalty in penalties]
+            return lambda penalty: between @ _solve(inner, penalty, y) + mean
         away = self.root[held] * self.x[held]
         inner = self.products - away.T @ away
         outer = (root * self.x[fitted_on]).T @ y
-        return [self.x[held] @ _solve(inner, penalty, outer) + mean for penalty in penalties]
+        return lambda penalty: self.x[held] @ _solve(inner, penalty, outer) + mean
 
     def solve(self, penalty: float) -> tuple[Tensor, Tensor]:
         """Weight (n_features, n_classes) and bias (n_classes,), from all rows."""
@@ -237,5 +268,6 @@ class _Ridge:
 
 
 def _solve(products: Tensor, penalty: float, y: Tensor) -> Tensor:
-    eye = torch.eye(len(products), dtype=products.dtype)
-    return torch.cholesky_solve(y, torch.linalg.cholesky(products + penalty * eye))
+    penalised = products.clone()
+    penalised.diagonal().add_(penalty)
+    return torch.cholesky_solve(y, torch.linalg.cholesky(penalised))

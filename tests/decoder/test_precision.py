@@ -221,6 +221,28 @@ def test_copies_say_the_same(copied) -> None:
         torch.testing.assert_close(copied(classifier)(*batch), said, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("to", ["float32", "bfloat16", "int8"])
+def test_blocks_that_were_turned_for_another_purpose_are_as_good(family, to) -> None:
+    sample, batch = torch.randint(0, 97, (60,)), random_batch()
+    decoder = random_decoder(family)
+    higher, said = copy.deepcopy(decoder), []
+    set_precision(higher, 4, to, sample)
+    classifiers = [SequenceClassifier(copy.deepcopy(decoder), 3, trainable_blocks=2)]
+    classifiers.append(copy.deepcopy(classifiers[0]))
+    for classifier, done in zip(classifiers, (None, higher), strict=True):
+        classifier.decoder.begin_with(batch[0][0, :3])
+        classifier.set_prefix_precision(to, sample, done)
+        with torch.no_grad():
+            said.append(classifier.prefix(*batch))
+    assert torch.equal(*said)
+    one, other = classifiers
+    assert one.prefix_facts() == other.prefix_facts()
+    assert one.size == other.size
+    trained = ([p.shape for p in of.trainable_parameters()] for of in classifiers)
+    assert next(trained) == next(trained)
+
+
 def test_facts_tell_how_channels_were_divided() -> None:
     facts = []
     for seed in (1, 1, 2):

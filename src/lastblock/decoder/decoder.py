@@ -57,6 +57,15 @@ class Decoder(nn.Module):
         for block in self.blocks:
             block.attn.causal = kind == "causal"  # type: ignore[union-attr]
 
+    def take(self, other: Decoder, blocks: int, *, embed: bool) -> None:
+        """Put another decoder's first blocks in place of one's own, and its embeddings if asked."""
+        self.forget()
+        for index in range(blocks):
+            self.blocks[index] = other.blocks[index]
+        for name, module in other.named_children():
+            if embed and name.startswith("embed"):
+                setattr(self, name, module)
+
     def begin_with(self, ids: Tensor) -> None:
         """Say what most texts begin with, token ids (S,): ``climb`` computes it once for all."""
         self._beginning = Beginning(ids.long()) if len(ids) else None
