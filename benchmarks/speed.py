@@ -137,32 +137,32 @@ def loop_seconds(folder: Path, parts: list[Part], full: bool) -> float:
     return step * steps + evaluation * evaluations
 
 
-def train_seconds(arguments: list[str], runs: int) -> float:
-    """Median wall-clock seconds of a whole ``lastblock train`` process."""
-    taken = []
-    for _ in range(runs):
-        with tempfile.TemporaryDirectory() as folder:
-            command = [sys.executable, "-m", "lastblock", "train", "sms-spam"]
-            command += ["-o", f"{folder}/model", *arguments]
-            # No activations of an earlier run are found; writing them is part of the time.
-            own = {**os.environ, "LASTBLOCK_CACHE": str(own_cache(Path(folder) / "cache"))}
-            taken.append(seconds_of(lambda c=command, e=own: subprocess.run(c, env=e, check=True)))
-    return statistics.median(taken)
+def train_seconds(arguments: list[str]) -> float:
+    """Wall-clock seconds of a whole ``lastblock train`` process."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "lastblock", "train", "sms-spam"]
+        command += ["-o", f"{folder}/model", *arguments]
+        # No activations of an earlier run are found; writing them is part of the time.
+        own = {**os.environ, "LASTBLOCK_CACHE": str(own_cache(Path(folder) / "cache"))}
+        return seconds_of(lambda: subprocess.run(command, env=own, check=True))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--full", action="store_true", help="run the book's loop whole")
-    parser.add_argument("--runs", type=int, default=1, help="runs of each recipe; their median")
+    parser.add_argument("--runs", type=int, default=1, help="of all three, in turn; their medians")
     parser.add_argument("--json", type=Path, help="write the figures here")
     options = parser.parse_args()
 
     folder = hub.resolve(DEFAULT_MODEL).folder
     parts = book_parts(load_examples("sms-spam"), Tokenizer.from_pretrained(folder))
-    chapter6 = train_seconds(["--recipe", "chapter6"], options.runs)
-    auto = train_seconds(["--recipe", "auto", "--balance", "undersample"], options.runs)
+    taken = []
+    for _ in range(options.runs):
+        chapter6 = train_seconds(["--recipe", "chapter6"])
+        auto = train_seconds(["--recipe", "auto", "--balance", "undersample"])
+        taken.append((chapter6, auto, loop_seconds(folder, parts, options.full)))
+    chapter6, auto, loop = map(statistics.median, zip(*taken, strict=True))
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-    loop = loop_seconds(folder, parts, options.full)
     figures = {
         "loop_seconds": loop,
         "chapter6_seconds": chapter6,
