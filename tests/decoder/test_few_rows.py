@@ -8,6 +8,7 @@ import torch
 from tiny import FAMILIES, random_batch, random_decoder
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 
 from lastblock.classifier import SequenceClassifier
 from lastblock.decoder import few_rows
@@ -74,6 +75,31 @@ def test_what_is_not_for_them_is_torch_s():
     assert not few_rows.can_multiply(x.double(), weight.double())
     assert not few_rows.can_multiply(x, weight.bfloat16())
     assert not few_rows.can_multiply(x, torch.randn(30, 20).T)
+
+
+@pytest.mark.parametrize("size", [5, 16, 33, 576])
+@pytest.mark.parametrize("shape", [(1,), (64,), (3, 7), ()])
+def test_rms_norms_and_their_gradients_equal_float64(size, shape):
+    x, into = torch.randn(*shape, size).requires_grad_(), torch.randn(*shape, size)
+    assert few_rows.can_norm(x, torch.ones(size))
+    y = few_rows.rms_norm(x, 1e-3)
+    (found,) = torch.autograd.grad((y * into).sum(), x)
+    exact = x.detach().double().requires_grad_()
+    said = F.rms_norm(exact, (size,), eps=1e-3)
+    _close(y.detach(), said.detach())
+    _close(found, torch.autograd.grad((said * into).sum(), exact)[0])
+    assert not few_rows.can_norm(torch.randn(few_rows.MOST_ROWS + 1, size), torch.ones(size))
+    standing = torch.randn(size, 5)
+    _close(few_rows.rms_norm(standing.T, 1e-3), F.rms_norm(standing.T.double(), (size,), eps=1e-3))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("lengths", [[3], [5, 1, 9, 2], [700, 3, 699], [0, 2]])
+def test_texts_are_padded_as_torch_does_it(dtype, lengths):
+    texts = [torch.randn(length, 576).to(dtype) for length in lengths]
+    assert torch.equal(few_rows.padded(texts), pad_sequence(texts, batch_first=True))
+    apart = [torch.randn(576, length).T for length in lengths]
+    assert torch.equal(few_rows.padded(apart), pad_sequence(apart, batch_first=True))
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (5, 7), (4, 96), (33, 97), (130, 200)])

@@ -16,11 +16,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from lastblock.activations.shelf import FILE_BYTES, Shelf
 from lastblock.classifier import SequenceClassifier
 from lastblock.config import cache_bytes
+from lastblock.decoder import few_rows
 from lastblock.decoder.hub import PretrainedFiles, content_of
 from lastblock.runtime import (
     Progress,
@@ -174,7 +174,7 @@ class ActivationStore:
     def batch(self, sequences: Sequence[TokenIds]) -> tuple[Tensor, Tensor]:
         """Activations (B, R, C), padded with zeros to the most rows, and rows (B,) of each."""
         states = [self._states[ids.tobytes()] for ids in sequences]
-        return pad_sequence(states, batch_first=True), torch.tensor([len(s) for s in states])
+        return few_rows.padded(states), torch.tensor([len(s) for s in states])
 
 
 def open_store(

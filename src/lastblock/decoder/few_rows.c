@@ -190,6 +190,89 @@ EXPORT void multiply(const Product *given, int back, int64_t threads)
     share(back ? some_inputs : some_outputs, given, least(worth, threads), threads);
 }
 
+/* ---------------------------------------------------------------------------- norms of rows */
+
+/* A row over its root mean square, less its mean first where ``centred``; what it was multiplied by. */
+TARGET static float norm(const float *x, int64_t size, float eps, int centred, float *y)
+{
+    float mean = 0;
+    if (centred) {
+        __m512 sum = _mm512_setzero_ps();
+        for (int64_t i = 0; i < size; i += 16)
+            sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(lanes(size - i), x + i));
+        mean = _mm512_reduce_add_ps(sum) / size;
+    }
+    const __m512 middle = _mm512_set1_ps(mean);
+    __m512 squares = _mm512_setzero_ps();
+    for (int64_t i = 0; i < size; i += 16) {
+        const __mmask16 some = lanes(size - i);
+        __m512 v = _mm512_maskz_loadu_ps(some, x + i);
+        v = _mm512_maskz_sub_ps(some, v, middle);
+        squares = _mm512_fmadd_ps(v, v, squares);
+    }
+    const float by = 1 / __builtin_sqrtf(_mm512_reduce_add_ps(squares) / size + eps);
+    for (int64_t i = 0; i < size; i += 16) {
+        const __mmask16 some = lanes(size - i);
+        __m512 v = _mm512_sub_ps(_mm512_maskz_loadu_ps(some, x + i), middle);
+        _mm512_mask_storeu_ps(y + i, some, _mm512_mul_ps(v, _mm512_set1_ps(by)));
+    }
+    return by;
+}
+
+/* n rows x over their root mean squares, and what each was multiplied by. */
+EXPORT void rms_norm(const float *x, int64_t n, int64_t size, float eps, float *y, float *by)
+{
+    for (int64_t r = 0; r < n; r++)
+        by[r] = norm(x + r * size, size, eps, 0, y + r * size);
+}
+
+/* What is wanted of x, for what is wanted of the rows y that ``rms_norm`` gave. */
+EXPORT TARGET void rms_norm_back(const float *y, const float *by, const float *wanted, int64_t n,
+                                 int64_t size, float *of_x)
+{
+    for (int64_t r = 0; r < n; r++, y += size, wanted += size, of_x += size) {
+        __m512 sum = _mm512_setzero_ps();
+        for (int64_t i = 0; i < size; i += 16) {
+            const __mmask16 some = lanes(size - i);
+            sum = _mm512_fmadd_ps(_mm512_maskz_loadu_ps(some, y + i),
+                                  _mm512_maskz_loadu_ps(some, wanted + i), sum);
+        }
+        const __m512 along = _mm512_set1_ps(_mm512_reduce_add_ps(sum) / size);
+        for (int64_t i = 0; i < size; i += 16) {
+            const __mmask16 some = lanes(size - i);
+            __m512 v = _mm512_maskz_loadu_ps(some, wanted + i);
+            v = _mm512_fnmadd_ps(along, _mm512_maskz_loadu_ps(some, y + i), v);
+            _mm512_mask_storeu_ps(of_x + i, some, _mm512_mul_ps(v, _mm512_set1_ps(by[r])));
+        }
+    }
+}
+
+/* ------------------------------------------------------------------- rows of texts side by side */
+
+typedef struct {
+    const char *const *texts;
+    const int64_t *bytes; /* of each text */
+    char *to;
+    int64_t n, room; /* bytes that each has room for */
+} Padded;
+
+static void some_texts(const void *work, int64_t part, int64_t parts)
+{
+    const Padded *p = work;
+    for (int64_t t = p->n * part / parts; t < p->n * (part + 1) / parts; t++) {
+        memcpy(p->to + t * p->room, p->texts[t], p->bytes[t]);
+        memset(p->to + t * p->room + p->bytes[t], 0, p->room - p->bytes[t]);
+    }
+}
+
+/* n texts one after the other, each filled up with nought. */
+EXPORT void pad(const char *const *texts, const int64_t *bytes, int64_t n, int64_t room, char *to,
+                int64_t threads)
+{
+    const Padded work = {texts, bytes, to, n, room};
+    share(some_texts, &work, least(n, least(n * room / WORTH, threads)), threads);
+}
+
 /* ------------------------------------------------------------------------------- AdamW's step */
 
 /* A weight (out, in), its moments, and its gradient, (n, out)^T times (n, in). */
@@ -329,30 +412,8 @@ TARGET static void some_norms(const void *work, int64_t part, int64_t parts)
     for (int64_t text = a->batch * part / parts; text < end; text++) {
         const float *x = norms->x + text * norms->x_text + a->first[text] * size;
         float *y = norms->y + a->starts[text] * size;
-        for (int64_t n = a->starts[text]; n < a->starts[text + 1]; n++, x += size, y += size) {
-            float mean = 0;
-            if (norms->centred) {
-                __m512 sum = _mm512_setzero_ps();
-                for (int64_t i = 0; i < size; i += 16)
-                    sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(lanes(size - i), x + i));
-                mean = _mm512_reduce_add_ps(sum) / size;
-            }
-            const __m512 middle = _mm512_set1_ps(mean);
-            __m512 squares = _mm512_setzero_ps();
-            for (int64_t i = 0; i < size; i += 16) {
-                const __mmask16 some = lanes(size - i);
-                __m512 v = _mm512_maskz_loadu_ps(some, x + i);
-                v = _mm512_maskz_sub_ps(some, v, middle);
-                squares = _mm512_fmadd_ps(v, v, squares);
-            }
-            const float square = _mm512_reduce_add_ps(squares) / size + norms->eps;
-            const __m512 by = _mm512_set1_ps(1 / __builtin_sqrtf(square));
-            for (int64_t i = 0; i < size; i += 16) {
-                const __mmask16 some = lanes(size - i);
-                __m512 v = _mm512_sub_ps(_mm512_maskz_loadu_ps(some, x + i), middle);
-                _mm512_mask_storeu_ps(y + i, some, _mm512_mul_ps(v, by));
-            }
-        }
+        for (int64_t n = a->starts[text]; n < a->starts[text + 1]; n++, x += size, y += size)
+            norm(x, size, norms->eps, norms->centred, y);
     }
 }
 

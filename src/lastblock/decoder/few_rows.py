@@ -1,20 +1,22 @@
 """What a trained block spends its time in, in C, where ``kernels`` are available.
 
-Products of few rows in float32, which are bound by reading the weight; attention from one token of
-each text, over those that it sees and no padding; and steps of AdamW in which a weight's gradient
-is never written down: it is left as the two factors that it is a product of (``keep_factors``), and
-multiplied out where the step is taken. Elsewhere torch does the same work.
+Products of few rows in float32, which are bound by reading the weight, and norms of them; attention
+from one token of each text, over those that it sees and no padding; and steps of AdamW in which a
+weight's gradient is never written down: it is left as the two factors that it is a product of
+(``keep_factors``), and multiplied out where the step is taken. Elsewhere torch does the same work.
 """
 
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn.utils.rnn import pad_sequence
 
 from lastblock.decoder import kernels
 
@@ -104,6 +106,52 @@ class _Multiply(torch.autograd.Function):
             return of_x, errors.t() @ x
         factors.append((errors, x))
         return of_x, None
+
+
+def can_norm(x: Tensor, weight: Tensor) -> bool:
+    """Whether ``rms_norm`` takes rows x (..., C), to be multiplied by a weight (C,) then."""
+    rows = x.numel() // max(1, x.shape[-1])
+    return 0 < rows <= MOST_ROWS and _of_float32(x, weight) and kernels.available()
+
+
+def rms_norm(x: Tensor, eps: float) -> Tensor:
+    """x (..., C) over its root mean square, the square with ``eps`` added."""
+    y: Tensor = _RMSNorm.apply(x, eps)  # type: ignore[no-untyped-call]
+    return y
+
+
+class _RMSNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, eps: float) -> Tensor:
+        x = x.contiguous()
+        y, by = torch.empty_like(x), x.new_empty(x.shape[:-1])
+        sizes = by.numel(), x.shape[-1]
+        _library().rms_norm(x.data_ptr(), *sizes, eps, y.data_ptr(), by.data_ptr())
+        ctx.save_for_backward(y, by)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, wanted: Tensor) -> tuple[Tensor, None]:
+        (y, by), wanted = ctx.saved_tensors, wanted.contiguous()
+        of_x = torch.empty_like(y)
+        addresses = (of.data_ptr() for of in (y, by, wanted))
+        _library().rms_norm_back(*addresses, by.numel(), y.shape[-1], of_x.data_ptr())
+        return of_x, None
+
+
+def padded(texts: Sequence[Tensor]) -> Tensor:
+    """Texts' rows, each (R, C) of one dtype, filled up with nought: (B, the most R, C)."""
+    if not kernels.available() or not all(of.is_contiguous() for of in texts):
+        return pad_sequence([*texts], batch_first=True)
+    most = max(len(of) for of in texts)
+    together = texts[0].new_empty(len(texts), most, *texts[0].shape[1:])
+    addresses = (ctypes.c_void_p * len(texts))(*(of.data_ptr() for of in texts))
+    sizes = (ctypes.c_int64 * len(texts))(*(of.nbytes for of in texts))
+    room = together.nbytes // len(texts)
+    said = addresses, sizes, len(texts), room, together.data_ptr()
+    _library().pad(*said, torch.get_num_threads())
+    return together
 
 
 def keep_factors(parameter: nn.Parameter) -> None:

@@ -74,6 +74,11 @@ def library() -> ctypes.CDLL | None:
             library.normed.argtypes = [
                 *(address, number, address, ctypes.c_float, ctypes.c_int, address, number)
             ]
+            library.rms_norm.argtypes = [
+                *(address, number, number, ctypes.c_float, address, address)
+            ]
+            library.rms_norm_back.argtypes = [address, address, address, number, number, address]
+            library.pad.argtypes = [address, address, number, number, address, number]
             library.attend_from.argtypes = [*[address] * 3, number]
             library.attend_from_back.argtypes = [*[address] * 5, number]
             library.use_threads_of.argtypes = [address]

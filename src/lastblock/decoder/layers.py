@@ -51,6 +51,8 @@ class RMSNorm(nn.Module):
         self.eps, self.offset = eps, offset
 
     def forward(self, x: Tensor) -> Tensor:
+        if few_rows.can_norm(x, self.weight):
+            return with_factors(few_rows.rms_norm(x, self.eps), self)
         if not self.offset:
             return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
         weight = self.weight.float() + self.offset  # in 16 bits the sum would lose the weight
@@ -129,7 +131,7 @@ def with_factors(x: Tensor, norm: nn.Module) -> Tensor:
     if isinstance(norm, nn.LayerNorm):
         return x * norm.weight + norm.bias
     assert isinstance(norm, RMSNorm)
-    return x * (norm.weight + norm.offset)
+    return x * (norm.weight + norm.offset if norm.offset else norm.weight)
 
 
 def mean_of_norm(x: Tensor, read: Tensor, norm: nn.Module, seen: Tensor, share: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ from lastblock.decoder import kernels
 from lastblock.decoder.config import Activation
 from lastblock.decoder.decoder import Decoder
 from lastblock.decoder.layers import MLP, Block, RMSNorm, activate
-from lastblock.runtime import has_int8_instructions
+from lastblock.runtime import has_int8_instructions, keep_freed_memory
 
 STEPS = 127  # an 8-bit integer on each side of zero
 ZERO = 128  # what stands for zero: the instructions want one side of a product unsigned
@@ -230,6 +230,7 @@ def empty_int8(decoder: Decoder, blocks: int) -> None:
 @torch.no_grad()
 def _to_int8(decoder: Decoder, blocks: int, sample: Tensor) -> None:
     """Round the linear layers of a decoder's first ``blocks`` blocks, in place."""
+    keep_freed_memory()
     x = decoder.embed(sample.long()[None, : decoder.config.max_position_embeddings])
     for index, block in enumerate(decoder.blocks[:blocks]):
         assert isinstance(block, Block)
