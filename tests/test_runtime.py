@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from lastblock.runtime import MOST_AT_ONCE, at_once, inferred, keep_freed_memory
+from lastblock.runtime import MOST_AT_ONCE, at_once, inferred, keep_freed_memory, one_beside
 
 
 def test_what_the_user_says_of_memory_stands(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,3 +92,17 @@ def test_results_wait_for_whoever_takes_them(threads: int) -> None:
         next(results)
         assert len(done) <= taken + 1 + 2 * threads
     results.close()
+
+
+def test_a_thread_beside_has_one_of_torch_s_whatever_others_are_given() -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        with one_beside() as beside:
+            for work in (None, range(8)):
+                said = [beside.submit(torch.get_num_threads) for _ in range(3)]
+                assert [*inferred(lambda x: x, work or [])] == [*(work or [])]
+                assert [each.result() for each in said] == [1, 1, 1]
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(threads)

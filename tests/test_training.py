@@ -106,6 +106,23 @@ def test_adamw_takes_torch_s_own_steps() -> None:
         torch.testing.assert_close(mine.detach(), was, rtol=0, atol=0)
 
 
+def test_an_interrupted_training_leaves_parameters_as_any_optimizer_takes_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    classifier, part, store = two_classifiers()[0], random_part(8), ActivationStore()
+    store.fill(classifier, part.sequences)
+
+    def interrupted(optimizer: AdamW) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(AdamW, "step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train_tail(classifier, store, part, None, SETTINGS, torch.Generator(), Silent())
+    for parameter in classifier.trainable_parameters():
+        assert "factors" not in vars(parameter)
+        assert parameter.grad is None
+
+
 def test_adamw_leaves_torch_s_compiler_alone() -> None:
     code = (
         "import sys, torch; from lastblock.training import AdamW; p = torch.nn.Parameter("

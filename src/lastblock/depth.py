@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,7 +28,7 @@ from lastblock.activations import TOKEN_BUDGET, ActivationStore
 from lastblock.classifier import mean_state, split_rounding
 from lastblock.decoder.decoder import Decoder
 from lastblock.probe import Probe, fit_probe
-from lastblock.runtime import Progress, Silent, at_once, inferred
+from lastblock.runtime import Progress, Silent, at_once, inferred, one_beside
 from lastblock.tokenization.batching import TokenIds, pad, token_budget_batches
 
 # Texts that are probed, and their tokens: more would tell little more, and all these states of a
@@ -145,7 +145,7 @@ def choose_depth(
 
     # Each depth's probe, work for hardly more than one thread, is fitted on the way to the next.
     with (
-        ThreadPoolExecutor(1) as beside,
+        one_beside() as beside,
         progress.task("choosing depth", stops[-1], "blocks") as advance,
     ):
         for stop in stops:

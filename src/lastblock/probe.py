@@ -145,10 +145,9 @@ def _lowest(judged: Callable[[int], tuple[Tensor, Tensor]], near: int | None) ->
     numbers = range(len(PENALTIES))
     if near is None:
         return min(numbers, key=height)
-    best = near
-    while (lower := min(numbers[max(0, best - 1) : best + 2], key=height)) != best:
-        best = lower
-    return best
+    for _ in numbers:
+        near = min(numbers[max(0, near - 1) : near + 2], key=height)
+    return near
 
 
 def _clearly_less(errors: Tensor, than: Tensor) -> bool:

@@ -202,10 +202,6 @@ def inferred(work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[
     threads = torch.get_num_threads()
     workers = min(at_once(), len(items))
 
-    def alone() -> None:
-        torch.get_num_threads()  # what a new thread asks for first resets it
-        torch.set_num_threads(threads // workers)
-
     @torch.inference_mode()
     def one(item: Item) -> Result:
         return work(item)
@@ -213,7 +209,7 @@ def inferred(work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[
     if workers < 2:
         yield from map(one, items)
         return
-    pool = ThreadPoolExecutor(workers, initializer=alone)
+    pool = ThreadPoolExecutor(workers, initializer=_share, initargs=(threads // workers,))
     running: deque[Future[Result]] = deque()
     try:
         for item in items:
@@ -225,6 +221,20 @@ def inferred(work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)  # also of threads that are yet to begin
+
+
+def one_beside() -> ThreadPoolExecutor:
+    """A thread, of torch's one too, for small things computed while the caller goes on."""
+    # Said to it, as it would take what ``inferred`` has just given others, and round otherwise.
+    return ThreadPoolExecutor(1, initializer=_share, initargs=(1,))
+
+
+def _share(threads: int) -> None:
+    """Have a new thread use so many of torch's."""
+    import torch
+
+    torch.get_num_threads()  # what a new thread asks for first resets it
+    torch.set_num_threads(threads)
 
 
 def has_int8_instructions() -> bool:

@@ -133,6 +133,12 @@ class AdamW:
             if kernels.available():
                 few_rows.keep_factors(parameter)
 
+    def forget(self) -> None:
+        """Drop what gradients there are, and leave parameters as any optimizer takes them."""
+        for parameter in self.parameters:
+            parameter.grad = None
+            few_rows.take_factors(parameter)
+
     @torch.no_grad()
     def step(self) -> None:
         """Take a step down the gradients that the parameters have."""
@@ -193,17 +199,20 @@ def train_tail(
     watch = _Watch(classifier, store, train, validation, settings)
     steps = settings.epochs * _steps_per_epoch(len(train), settings)
     step = 0
-    with progress.task("training", steps, "steps") as advance:
-        for epoch in range(settings.epochs):
-            for rows in _batches(len(train), settings, generator):
-                optimizer.lr = settings.learning_rate * learning_rate_at(step, steps, settings)
-                training_step(classifier, store, train.take(rows), optimizer)
-                watch.examples_seen += len(rows)
-                if step % settings.eval_steps == 0:
-                    watch.losses(step)
-                step += 1
-                advance(1)
-            watch.epoch(epoch + 1, step)
+    try:
+        with progress.task("training", steps, "steps") as advance:
+            for epoch in range(settings.epochs):
+                for rows in _batches(len(train), settings, generator):
+                    optimizer.lr = settings.learning_rate * learning_rate_at(step, steps, settings)
+                    training_step(classifier, store, train.take(rows), optimizer)
+                    watch.examples_seen += len(rows)
+                    if step % settings.eval_steps == 0:
+                        watch.losses(step)
+                    step += 1
+                    advance(1)
+                watch.epoch(epoch + 1, step)
+    finally:
+        optimizer.forget()
     if settings.keep_best:
         watch.put_back_best()
     return watch.history

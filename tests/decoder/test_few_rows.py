@@ -208,6 +208,19 @@ def test_attention_from_one_token_equals_float64(dim, heads, kv_heads):
             _close(mine, its, 2e-5)
 
 
+def test_what_is_seen_of_nothing_is_no_number():
+    position, lengths = torch.tensor([2, -1, 0]), torch.tensor([3, 0, 1])
+    seen = torch.arange(3) < lengths[:, None]
+    which = few_rows.Seen.of(seen, position)
+    q, k = torch.randn(3, 4, 8).requires_grad_(), torch.randn(4, 2, 8).requires_grad_()
+    rotary = rotary_tables(Rope(10_000.0), 8, 3)
+    means = few_rows.attend_from(q, k, torch.randn(4, 50), which, 0.3, rotary)
+    assert means.isnan().all(2).all(1).tolist() == [False, True, False]
+    means[[0, 2]].sum().backward()
+    assert q.grad.isfinite().all()
+    assert k.grad.isfinite().all()
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("attention", ["causal", "full"])
 def test_a_block_at_one_token_and_its_gradients_equal_float64(family, attention):

@@ -143,7 +143,7 @@ INLINE void sum_tile(const int rows, const float *a, int64_t a_row, const float 
 TARGET static void sums(const float *a, int64_t a_row, int64_t n, const float *w, int64_t w_row,
                         int64_t terms, int64_t columns, float *y, int64_t y_row)
 {
-    for (int64_t t = 0; t < terms; t += CHUNK) {
+    for (int64_t t = 0; t < terms || t == 0; t += CHUNK) {
         for (int64_t c = 0; c < columns; c += COLUMNS) {
             for (int64_t r = 0; r < n; r += ROWS) {
 #define TILE(rows)                                                                                \
@@ -540,6 +540,13 @@ TARGET static void some_means(const void *work, int64_t part, int64_t parts)
         const int64_t begin = a->starts[text], n = a->starts[text + 1] - begin;
         const float *states = a->states + begin * size;
         float *shares = m->shares + begin * a->heads;
+        if (n == 0) { /* what is seen of nothing is no number */
+            for (int64_t i = 0; !m->wanted && i < a->heads * size; i++)
+                m->means[text * a->heads * size + i] = __builtin_nanf("");
+            for (int64_t i = 0; m->wanted && i < a->heads * dim; i++)
+                m->of_queries[text * a->heads * dim + i] = 0;
+            continue;
+        }
         if (m->wanted) {
             dots(m->wanted + text * a->heads * size, size, a->heads, states, size, n, size, wanted,
                  n);

@@ -155,7 +155,11 @@ def padded(texts: Sequence[Tensor]) -> Tensor:
 
 
 def keep_factors(parameter: nn.Parameter) -> None:
-    """From now on ``multiply`` leaves this weight's gradient as factors, for ``take_factors``."""
+    """From now on ``multiply`` leaves this weight's gradient as factors, for ``take_factors``.
+
+    Until these are taken, ``backward`` and nothing else may go through it, once, and nobody may
+    change what the factors are: they are no copies.
+    """
     if parameter.dim() == 2 and _of_float32(parameter) and parameter.is_contiguous():
         parameter.factors = []  # type: ignore[attr-defined]
 

@@ -62,8 +62,8 @@ class RMSNorm(nn.Module):
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """``F.linear``: x (..., in), weight (out, in), bias (out,) -> (..., out).
 
-    A few rows of float32 are multiplied in C, or as (W x^T)^T, for which MKL has a kernel up to
-    three times as fast; however the weight lies in memory, which a saved model may have otherwise.
+    A few rows of float32 are multiplied in C by a weight in one piece; by another, and where there
+    are no kernels, as (W x^T)^T, for which MKL has a kernel up to three times as fast.
     """
     rows = x.numel() // x.shape[-1]
     if few_rows.can_multiply(x, weight):
