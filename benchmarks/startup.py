@@ -18,6 +18,7 @@ from pathlib import Path
 from common import in_precision, seconds_of, write_results
 
 from lastblock import checkpoint
+from lastblock.decoder import kernels
 from lastblock.runtime import fastest_precision
 
 TEXT = (
@@ -72,7 +73,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder) / "model"
-        precision = fastest_precision(1536, 576, int8=True)
+        precision = fastest_precision(1536, 576, int8=True, kernels=kernels.available())
         checkpoint.save(in_precision(precision, depth=20), model)
         seconds = processes(model, options.runs)
         figures = {"seconds": seconds, "warm": warm(model, options.runs * 20)}

@@ -19,7 +19,7 @@ from lastblock.activations import open_store, run_tail
 from lastblock.classifier import SequenceClassifier
 from lastblock.config import DEFAULT_MODEL, ModelConfig, cache_bytes
 from lastblock.data.examples import check_texts
-from lastblock.decoder import hub, loading
+from lastblock.decoder import hub, kernels, loading
 from lastblock.errors import ConfigError
 from lastblock.recipe import BARE, SAMPLE
 from lastblock.runtime import fastest_precision
@@ -108,7 +108,7 @@ class TextEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         precision = self.dtype
         if precision == "auto":
             rows, columns = shape.intermediate_size, shape.hidden_size
-            precision = fastest_precision(rows, columns, int8=True)
+            precision = fastest_precision(rows, columns, int8=True, kernels=kernels.available())
         sample = torch.from_numpy(frame.around(tokenizer.encode_batch([SAMPLE])[0]))
         states.set_prefix_precision(precision, sample)  # type: ignore[arg-type]
         states.decoder.begin_with(torch.from_numpy(frame.before))

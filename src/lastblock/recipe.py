@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from lastblock.config import Balance, KeepTogether, ModelConfig, Settings, TrainConfig
+from lastblock.decoder import kernels
 from lastblock.decoder.config import DecoderConfig
 from lastblock.depth import summary_depths
 from lastblock.errors import ConfigError
@@ -126,7 +127,7 @@ def resolve(
     if chosen["dtype"] == "auto":
         int8 = chosen["train"] in ("head", "blocks")  # else nothing is frozen
         shape = decoder.intermediate_size, decoder.hidden_size
-        chosen["dtype"] = fastest_precision(*shape, int8=int8)
+        chosen["dtype"] = fastest_precision(*shape, int8=int8, kernels=kernels.available())
     resolved = Settings(**chosen)  # type: ignore[arg-type]
     return at_depth(resolved, decoder, resolved.depth)
 
