@@ -230,7 +230,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         in_turn: Tensor | None = None
         if recipe.chooses_depth(settings, model_config):
             with watch("activations"):
-                climbed = self._decoder_to_climb(files, settings, sample, before)
+                climbed = _load_to_climb(files, settings, sample, before)
                 choice = self._choose_depth(files, climbed, train, settings, progress)
             settings = recipe.at_depth(
                 settings, shape, choice.frozen_blocks + settings.trainable_blocks
@@ -290,21 +290,6 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.model_, self.seconds_ = model, dict(watch.seconds)
         return self
 
-    def _decoder_to_climb(
-        self, files: hub.PretrainedFiles, settings: Settings, sample: Tensor, before: Tensor
-    ) -> Decoder:
-        """The decoder up to the highest depth that comes into question, in what it computes in.
-
-        ``sample`` is for int8; all texts have token ids ``before`` them.
-        """
-        shape = loading.read_config(files.folder)
-        highest = candidates(shape.num_hidden_layers, settings.trainable_blocks)[-1]
-        decoder = _load(files, settings, highest)
-        decoder.set_attention(settings.attention)
-        set_precision(decoder, highest, settings.dtype, sample)
-        decoder.begin_with(before)
-        return decoder
-
     def _choose_depth(
         self,
         files: hub.PretrainedFiles,
@@ -314,11 +299,10 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         progress: Progress,
     ) -> Choice:
         """Where to cut the decoder, from the training texts."""
-        n_layers = decoder.config.num_hidden_layers
-        depths = candidates(n_layers, settings.trainable_blocks)
+        depths = candidates(decoder.config.num_hidden_layers, settings.trainable_blocks)
         facts: dict[str, str | int] = {
             "pooled": "last and mean after " + "+".join(map(str, depths)),
-            "dtype": precision_facts(decoder, depths[-1], settings.dtype),
+            "dtype": precision_facts(decoder, decoder.depth, settings.dtype),
             **_begun_with(settings),
         }
         labels, weights = train.tensors()
@@ -618,6 +602,22 @@ def _load(files: hub.PretrainedFiles, settings: Settings, depth: int) -> Decoder
     if settings.weights == "random":
         return loading.random_decoder(files.folder, settings.seed, depth=depth)
     return loading.load_decoder(files.folder, depth=depth)
+
+
+def _load_to_climb(
+    files: hub.PretrainedFiles, settings: Settings, sample: Tensor, before: Tensor
+) -> Decoder:
+    """The decoder up to the highest depth that comes into question, in what it computes in.
+
+    ``sample`` is for int8; all texts have token ids ``before`` them.
+    """
+    n_layers = loading.read_config(files.folder).num_hidden_layers
+    highest = candidates(n_layers, settings.trainable_blocks)[-1]
+    decoder = _load(files, settings, highest)
+    decoder.set_attention(settings.attention)
+    set_precision(decoder, highest, settings.dtype, sample)
+    decoder.begin_with(before)
+    return decoder
 
 
 def _begun_with(settings: Settings) -> dict[str, str | int]:

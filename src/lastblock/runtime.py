@@ -247,7 +247,7 @@ def has_int8_instructions() -> bool:
 def fastest_precision(rows: int, columns: int, *, int8: bool, kernels: bool = False) -> Precision:
     """What to multiply a decoder's matrices of this shape in: float32, bfloat16 or int8.
 
-    With ``kernels`` of our own integers are several times as fast as anything else, but for
+    With ``kernels`` of our own integers are more than twice as fast as anything else, but for
     processors that multiply whole tiles (AMX), and nothing is timed.
 
     One product is timed in each; what is less exact has to be ``WORTH_ROUNDING`` times faster. int8

@@ -1,5 +1,6 @@
-/* What a trained block spends its time in: products of few rows, in float32, attention from one token
- * of each text, and steps of AdamW whose gradients are products that nobody has to write down.
+/* What a trained block spends its time in: products of few rows, in float32, norms of them, texts put
+ * side by side, attention from one token of each, and steps of AdamW whose gradients are products that
+ * nobody has to write down.
  *
  * ``few_rows.py`` calls these through ctypes and says what each is given. Every number is summed up in
  * one order, whatever stands beside it and however many threads there are.
@@ -11,7 +12,7 @@
 /* Tiles of 24 sums, which stay in registers: so many rows of x by so many of the weight, whose numbers
  * are summed along; so many rows by so many columns; so many rows of a weight by so many columns. */
 enum { ROWS = 8, OUTPUTS = 3, COLUMNS = 48, WEIGHTS = 4, WIDE = 96 };
-/* Rows of a weight that are read by all rows of x before the next ones are. */
+/* Terms that all rows' sums take before the next ones. */
 enum { CHUNK = 48 };
 
 #define EACH_ROW(of) of(0) of(1) of(2) of(3) of(4) of(5) of(6) of(7)
@@ -28,6 +29,16 @@ enum { CHUNK = 48 };
     default: call(8); break;                                                                      \
     }
 
+/* A row's three sums, or the first of them, take a number's share of w0 to w2. */
+#define TAKE(r, v, outputs)                                                                       \
+    {                                                                                             \
+        s##r##0 = _mm512_fmadd_ps(v, w0, s##r##0);                                                \
+        if (outputs > 1)                                                                          \
+            s##r##1 = _mm512_fmadd_ps(v, w1, s##r##1);                                            \
+        if (outputs > 2)                                                                          \
+            s##r##2 = _mm512_fmadd_ps(v, w2, s##r##2);                                            \
+    }
+
 static int64_t least(int64_t a, int64_t b)
 {
     return a < b ? a : b;
@@ -42,11 +53,7 @@ INLINE void dot_tile(const int rows, const int outputs, const float *x, int64_t 
 #define STEP(r)                                                                                   \
     if (r < rows) {                                                                               \
         const __m512 v = _mm512_maskz_loadu_ps(some, x + r * x_row + i);                          \
-        s##r##0 = _mm512_fmadd_ps(v, w0, s##r##0);                                                \
-        if (outputs > 1)                                                                          \
-            s##r##1 = _mm512_fmadd_ps(v, w1, s##r##1);                                            \
-        if (outputs > 2)                                                                          \
-            s##r##2 = _mm512_fmadd_ps(v, w2, s##r##2);                                            \
+        TAKE(r, v, outputs)                                                                       \
     }
 #define FINISH(r)                                                                                 \
     if (r < rows) {                                                                               \
@@ -75,28 +82,25 @@ INLINE void dot_tile(const int rows, const int outputs, const float *x, int64_t 
 TARGET static void dots(const float *x, int64_t x_row, int64_t n, const float *w, int64_t w_row,
                         int64_t out, int64_t size, float *y, int64_t y_row)
 {
-    for (int64_t first = 0; first < out; first += CHUNK) {
-        const int64_t last = least(first + CHUNK, out);
+    for (int64_t o = 0; o < out; o += OUTPUTS) {
         for (int64_t r = 0; r < n; r += ROWS) {
-            for (int64_t o = first; o < last; o += OUTPUTS) {
 #define TILE(rows, outputs)                                                                       \
     dot_tile(rows, outputs, x + r * x_row, x_row, w + o * w_row, w_row, size, y + r * y_row + o,  \
              y_row)
 #define THREE(rows) TILE(rows, 3)
 #define TWO(rows) TILE(rows, 2)
 #define ONE(rows) TILE(rows, 1)
-                if (last - o >= 3) {
-                    BY_ROWS(n - r, THREE)
-                } else if (last - o == 2) {
-                    BY_ROWS(n - r, TWO)
-                } else {
-                    BY_ROWS(n - r, ONE)
-                }
+            if (out - o >= 3) {
+                BY_ROWS(n - r, THREE)
+            } else if (out - o == 2) {
+                BY_ROWS(n - r, TWO)
+            } else {
+                BY_ROWS(n - r, ONE)
+            }
 #undef TILE
 #undef THREE
 #undef TWO
 #undef ONE
-            }
         }
     }
 }
@@ -115,9 +119,7 @@ INLINE void sum_tile(const int rows, const float *a, int64_t a_row, const float 
 #define STEP(r)                                                                                   \
     if (r < rows) {                                                                               \
         const __m512 v = _mm512_set1_ps(a[r * a_row + t]);                                        \
-        s##r##0 = _mm512_fmadd_ps(v, w0, s##r##0);                                                \
-        s##r##1 = _mm512_fmadd_ps(v, w1, s##r##1);                                                \
-        s##r##2 = _mm512_fmadd_ps(v, w2, s##r##2);                                                \
+        TAKE(r, v, 3)                                                                             \
     }
 #define FINISH(r)                                                                                 \
     if (r < rows) {                                                                               \
@@ -458,20 +460,10 @@ TARGET static void turn(const OneToken *a, int64_t text, int64_t kv_head, float 
                queries + h * dim, 0);
 }
 
+/* Scores of n tokens -> shares. */
 TARGET static void soften(float *scores, int64_t n)
 {
-    const __m512 none = _mm512_set1_ps(-__builtin_inff());
-    __m512 largest = none, sum = _mm512_setzero_ps();
-    for (int64_t i = 0; i < n; i += 16)
-        largest = _mm512_max_ps(_mm512_mask_loadu_ps(none, lanes(n - i), scores + i), largest);
-    const __m512 most = _mm512_set1_ps(_mm512_reduce_max_ps(largest));
-    for (int64_t i = 0; i < n; i += 16) {
-        const __mmask16 some = lanes(n - i);
-        __m512 e = exponential(_mm512_sub_ps(_mm512_maskz_loadu_ps(some, scores + i), most));
-        sum = _mm512_mask_add_ps(sum, some, sum, e);
-        _mm512_mask_storeu_ps(scores + i, some, e);
-    }
-    const __m512 by = _mm512_set1_ps(1 / _mm512_reduce_add_ps(sum));
+    const __m512 by = _mm512_set1_ps(softened(scores, 0, n, 0, n));
     for (int64_t i = 0; i < n; i += 16) {
         const __mmask16 some = lanes(n - i);
         __m512 e = _mm512_mul_ps(_mm512_maskz_loadu_ps(some, scores + i), by);

@@ -242,11 +242,15 @@ class Seen:
         )
 
 
-def can_attend(here: Tensor, x: Tensor, dim: int) -> bool:
-    """Whether ``normed`` and ``attend_from`` take states x (B, T, C): frozen ones, in float32."""
+def can_attend(q: Tensor, x: Tensor) -> bool:
+    """Whether ``attend_from`` takes queries (B, H, D), and ``normed`` states x (B, T, C).
+
+    That is, float32, and frozen states.
+    """
     together = x.stride(2) == 1 and x.stride(1) == x.shape[2]
     frozen = not (x.requires_grad and torch.is_grad_enabled())
-    return frozen and together and dim % 2 == 0 and _of_float32(here, x) and kernels.available()
+    even = q.shape[-1] % 2 == 0
+    return frozen and together and even and _of_float32(q, x) and kernels.available()
 
 
 def normed(x: Tensor, seen: Seen, eps: float, centred: bool) -> Tensor:

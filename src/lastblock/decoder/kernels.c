@@ -328,27 +328,6 @@ TARGET static void strip(const float *a, int64_t a_row, const float *b, int64_t 
 #undef FINISH
 }
 
-/* Scores of keys ``low`` to ``high``, of which ``from`` to ``to`` are seen -> e^(score - largest),
- * nought where not seen; returned is what their sum divides 1 into. */
-TARGET static float softened(float *scores, int64_t low, int64_t high, int64_t from, int64_t to)
-{
-    const __m512 least = _mm512_set1_ps(-__builtin_inff());
-    __m512 largest = least, sum = _mm512_setzero_ps();
-    low = low / 16 * 16;
-#define SEEN(j) (lanes(to - (j)) & ~lanes(from - (j)))
-    for (int64_t j = low; j < high; j += 16)
-        largest = _mm512_max_ps(_mm512_mask_loadu_ps(least, SEEN(j), scores + j), largest);
-    const __m512 most = _mm512_set1_ps(_mm512_reduce_max_ps(largest));
-    for (int64_t j = low; j < high; j += 16) {
-        __m512 e = exponential(_mm512_sub_ps(_mm512_loadu_ps(scores + j), most));
-        e = _mm512_maskz_mov_ps(SEEN(j), e);
-        sum = _mm512_add_ps(sum, e);
-        _mm512_storeu_ps(scores + j, e);
-    }
-#undef SEEN
-    return 1 / _mm512_reduce_add_ps(sum);
-}
-
 /* A token's row of the tables, if there are any. */
 #define COS(t) (a->cos ? a->cos + (t) * a->dim : NULL)
 #define SIN(t) (a->sin ? a->sin + (t) * a->dim : NULL)

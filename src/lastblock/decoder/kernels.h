@@ -1,4 +1,4 @@
-/* What both files of kernels are made of: lanes, an exponential, turned halves, borrowed threads.
+/* What both files of kernels are made of: lanes, softmax, turned halves, borrowed threads.
  *
  * Knows no Python and no torch.
  */
@@ -64,6 +64,28 @@ INLINE __m512 exponential(__m512 x)
     p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(5.0000001201e-1f));
     p = _mm512_fmadd_ps(_mm512_mul_ps(r, r), p, _mm512_add_ps(r, one));
     return _mm512_scalef_ps(p, n);
+}
+
+/* Scores of keys ``low`` to ``high``, of which ``from`` to ``to`` are seen -> e^(score - largest),
+ * nought where not seen; returned is what their sum divides 1 into. ``low`` is taken down to a
+ * multiple of 16. */
+INLINE float softened(float *scores, int64_t low, int64_t high, int64_t from, int64_t to)
+{
+    const __m512 least = _mm512_set1_ps(-__builtin_inff());
+    __m512 largest = least, sum = _mm512_setzero_ps();
+    low = low / 16 * 16;
+#define SEEN(j) (lanes(to - (j)) & ~lanes(from - (j)))
+    for (int64_t j = low; j < high; j += 16)
+        largest = _mm512_max_ps(_mm512_mask_loadu_ps(least, SEEN(j), scores + j), largest);
+    const __m512 most = _mm512_set1_ps(_mm512_reduce_max_ps(largest));
+    for (int64_t j = low; j < high; j += 16) {
+        __m512 e = _mm512_maskz_loadu_ps(SEEN(j), scores + j);
+        e = _mm512_maskz_mov_ps(SEEN(j), exponential(_mm512_sub_ps(e, most)));
+        sum = _mm512_add_ps(sum, e);
+        _mm512_mask_storeu_ps(scores + j, lanes(high - j), e);
+    }
+#undef SEEN
+    return 1 / _mm512_reduce_add_ps(sum);
 }
 
 /* One token's part of one head, turned by its position (``cos``, ``sin``: none, or that token's) or

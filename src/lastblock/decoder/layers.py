@@ -378,8 +378,7 @@ class Attention(nn.Module):
         bias = self.qkv.bias
         q_bias, k_bias, v_bias = (None, None, None) if bias is None else bias.split(widths)
         q = linear(here, q_weight, q_bias).unflatten(-1, (-1, self.head_dim))  # (B, H, D)
-        means = self._means_in_c if few_rows.can_attend(here, x, self.head_dim) else self._means
-        mean = means(q, x, norm, k_weight, k_bias, seen, position, rotary)  # (B, H, C)
+        mean = self._means(q, x, norm, k_weight, k_bias, seen, position, rotary)  # (B, H, C)
         mean = mean.unflatten(1, (self.kv_heads, -1)).transpose(0, 1)  # (K, B, H/K, C)
         v_weight = v_weight.contiguous()  # GPT-2's lies the other way until it has been saved
         y = torch.bmm(mean.flatten(1, 2), v_weight.unflatten(0, (self.kv_heads, -1)).mT)
@@ -387,31 +386,6 @@ class Attention(nn.Module):
         if v_bias is not None:
             y = y + v_bias.view(self.kv_heads, 1, self.head_dim)
         return self.out(y.flatten(1))
-
-    def _means_in_c(
-        self,
-        q: Tensor,
-        x: Tensor,
-        norm: nn.Module,
-        k_weight: Tensor,
-        k_bias: Tensor | None,
-        seen: Tensor,
-        position: Tensor,
-        rotary: RotaryTables | None,
-    ) -> Tensor:
-        """Of each head, from one position of each text, the mean of ``norm(x)``, (B, H, C).
-
-        Weighted by attention of queries q (B, H, D), of which as of keys nothing has been done to
-        the products; see ``forward_at``.
-        """
-        assert isinstance(norm, nn.LayerNorm | RMSNorm)
-        which = few_rows.Seen.of(seen, position)
-        plain = few_rows.normed(x, which, norm.eps, centred=isinstance(norm, nn.LayerNorm))
-        k = linear_of_plain(plain, norm, k_weight, k_bias)  # (N, K * D)
-        k = k.unflatten(-1, (self.kv_heads, self.head_dim))
-        if self.q_norm is not None and self.k_norm is not None:
-            q, k = self.q_norm(q), self.k_norm(k)
-        return with_factors(few_rows.attend_from(q, k, plain, which, self.scale, rotary), norm)
 
     def _means(
         self,
@@ -424,12 +398,20 @@ class Attention(nn.Module):
         position: Tensor,
         rotary: RotaryTables | None,
     ) -> Tensor:
-        """The same with torch's operations; they also know gradients of x."""
+        """Of each head, from one position of each text, the mean of ``norm(x)``, (B, H, C).
+
+        Weighted by attention of queries q, (B, H, D), without norm and position; see
+        ``forward_at``. In C where x is frozen: torch's operations also know gradients of it.
+        """
+        if few_rows.can_attend(q, x):
+            assert isinstance(norm, nn.LayerNorm | RMSNorm)
+            which = few_rows.Seen.of(seen, position)
+            plain = few_rows.normed(x, which, norm.eps, centred=isinstance(norm, nn.LayerNorm))
+            q, k = self._normed(q, linear_of_plain(plain, norm, k_weight, k_bias))
+            return with_factors(few_rows.attend_from(q, k, plain, which, self.scale, rotary), norm)
         read = x.flatten(0, 1) if bool(seen.all()) else x[seen]  # (N, C)
         k = _in_place(linear_of_norm(read, norm, k_weight, k_bias), seen)  # (B, T, K * D)
-        k = k.unflatten(-1, (self.kv_heads, self.head_dim))
-        if self.q_norm is not None and self.k_norm is not None:
-            q, k = self.q_norm(q), self.k_norm(k)
+        q, k = self._normed(q, k)
         if rotary is not None:
             cos, sin = (table.unsqueeze(1) for table in rotary)
             q, k = rotate(q, cos[position], sin[position]), rotate(k, cos, sin)
@@ -438,6 +420,13 @@ class Attention(nn.Module):
         scores = q @ k.permute(0, 2, 3, 1) * self.scale  # (B, K, H/K, T)
         weights = scores.masked_fill(~seen[:, None, None, :], -torch.inf).softmax(-1)
         return mean_of_norm(x, read, norm, seen, weights.flatten(1, 2))
+
+    def _normed(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries (..., H, D) and keys (..., K * D) -> both by head, normed if they are here."""
+        k = k.unflatten(-1, (self.kv_heads, self.head_dim))
+        if self.q_norm is None or self.k_norm is None:
+            return q, k
+        return self.q_norm(q), self.k_norm(k)
 
     def sees_from(self, position: Tensor, length: int) -> Tensor:
         """Which of ``length`` tokens one position of each text sees: (B,) -> (B, T), bool."""
