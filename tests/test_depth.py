@@ -1,5 +1,8 @@
 """Where the decoder is cut, on tiny random decoders."""
 
+from collections import defaultdict
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -28,7 +31,15 @@ def texts(n: int = 60) -> tuple[list[TokenIds], torch.Tensor]:
     return [i.astype(np.int32) for i in ids], torch.from_numpy(kinds)
 
 
-def choose(store: ActivationStore, n: int = 60, blocks: int = 1) -> tuple[Choice, list[TokenIds]]:
+Stores = Callable[[int], ActivationStore]
+
+
+def fresh() -> Stores:
+    """A store for each depth, with nothing in it."""
+    return defaultdict[int, ActivationStore](ActivationStore).__getitem__
+
+
+def choose(store: Stores, n: int = 60, blocks: int = 1) -> tuple[Choice, list[TokenIds]]:
     ids, kinds = texts(n)
     return choose_depth(random_decoder(), ids, kinds, blocks, store), ids
 
@@ -37,7 +48,7 @@ def choose(store: ActivationStore, n: int = 60, blocks: int = 1) -> tuple[Choice
 def test_what_was_computed_while_choosing_is_what_the_prefix_computes(dtype: torch.dtype) -> None:
     decoder = random_decoder()
     ids, kinds = texts()
-    choice = choose_depth(decoder.to(dtype), ids, kinds, 1, ActivationStore())
+    choice = choose_depth(decoder.to(dtype), ids, kinds, 1, fresh())
     assert choice.activations
     classifier = SequenceClassifier(
         decoder,
@@ -56,7 +67,7 @@ def test_what_was_computed_while_choosing_is_what_the_prefix_computes(dtype: tor
 
 
 def test_choosing_again_costs_no_pass_and_chooses_the_same() -> None:
-    decoder, store = random_decoder(), ActivationStore()
+    decoder, store = random_decoder(), fresh()
     ids, kinds = texts()
     first = choose_depth(decoder, ids, kinds, 1, store)
     again = choose_depth(decoder, ids, kinds, 1, store)
@@ -171,7 +182,7 @@ def test_texts_that_weigh_unequally_say_less() -> None:
 
 @pytest.mark.parametrize("blocks", [0, 1, 2, 3])
 def test_any_number_of_trained_blocks(blocks: int) -> None:
-    choice, _ = choose(ActivationStore(), blocks=blocks)
+    choice, _ = choose(fresh(), blocks=blocks)
     assert 0 < choice.frozen_blocks <= 4 - blocks
     assert choice.texts == 60
     assert len(choice.depths) == len(choice.accuracy)
@@ -179,13 +190,39 @@ def test_any_number_of_trained_blocks(blocks: int) -> None:
 
 def test_what_others_left_in_the_store_changes_no_choice() -> None:
     """A text's states are kept up to the highest depth, whoever asked for them first."""
-    decoder, store = random_decoder(), ActivationStore()
+    decoder, store = random_decoder(), fresh()
     ids, kinds = texts()
     choose_depth(decoder, ids[:40], torch.randint(0, 2, (40,)), 1, store)
     after_others = choose_depth(decoder, ids, kinds, 1, store)
-    alone = choose_depth(decoder, ids, kinds, 1, ActivationStore())
+    alone = choose_depth(decoder, ids, kinds, 1, fresh())
     assert after_others.depths == alone.depths == candidates(4, 1)
     assert after_others.accuracy == alone.accuracy
+
+
+def test_where_an_earlier_choice_stopped_lower_texts_go_up_again() -> None:
+    decoder, kept = random_decoder(), defaultdict[int, ActivationStore](ActivationStore)
+    ids, kinds = texts()
+    choose_depth(decoder, ids[:40], kinds[:40], 1, kept.__getitem__)
+    highest = candidates(4, 1)[-1]
+    del kept[highest]
+    after_it = choose_depth(decoder, ids, kinds, 1, kept.__getitem__)
+    alone = choose_depth(decoder, ids, kinds, 1, fresh())
+    assert after_it.accuracy == alone.accuracy
+    assert after_it.tokens == sum(map(len, ids))
+    assert set(kept[highest].known(ids)) == {text.tobytes() for text in ids}
+
+
+def test_nothing_higher_is_looked_at_where_it_hardly_matters() -> None:
+    easy, rising, hard = Curve(512, 30), Curve(512, 30), Curve(512, 30)
+    assert not easy.settled(1)
+    for i, depth in enumerate((12, 14, 16)):
+        easy.add(depth, 0.98)
+        rising.add(depth, 0.95 + i / 100)
+        hard.add(depth, 0.88)
+    assert easy.settled(2)
+    assert not easy.settled(3)
+    assert not rising.settled(1)
+    assert not hard.settled(1)
 
 
 def test_texts_of_no_weight_have_no_say() -> None:
@@ -195,7 +232,7 @@ def test_texts_of_no_weight_have_no_say() -> None:
     wrong = kinds.clone()
     wrong[60:] = 1 - wrong[60:]
     found = [
-        choose_depth(decoder, ids, labels, 1, ActivationStore(), weights=weights).accuracy
+        choose_depth(decoder, ids, labels, 1, fresh(), weights=weights).accuracy
         for labels in (kinds, wrong)
     ]
     assert found[0] == found[1]

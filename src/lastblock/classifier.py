@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from lastblock.config import AttentionKind, Precision, Settings
-from lastblock.decoder.decoder import Decoder
+from lastblock.decoder.decoder import Decoder, sum_states
 from lastblock.decoder.precision import Int8Linear, precision_facts, set_precision
 from lastblock.errors import ConfigError
 
@@ -231,8 +231,8 @@ class SequenceClassifier(nn.Module):
         rows: list[Tensor] = []
         climb = self.decoder.climb(ids)
         for depth in self.summary_depths:
-            x = climb.to(depth).states()
-            rows += split_rounding(mean_state(x.float(), lengths), x.dtype)
+            _, mean = climb.to(depth).pooled(lengths)
+            rows += split_rounding(mean, self.prefix_dtype)
         x = climb.to(self.frozen_blocks).states()
         return torch.cat([torch.stack(rows, 1), x], 1) if rows else x
 
@@ -306,8 +306,7 @@ def make_classifier(decoder: Decoder, settings: Settings, n_classes: int) -> Seq
 
 def mean_state(x: Tensor, lengths: Tensor) -> Tensor:
     """The mean of each text's real tokens: (B, T, C) and lengths (B,) -> (B, C)."""
-    real = torch.arange(x.shape[1]) < lengths[:, None]  # (B, T)
-    return (x * real[..., None]).sum(1) / lengths[:, None]
+    return sum_states(x, lengths) / lengths[:, None]
 
 
 def split_rounding(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -12,9 +12,10 @@ Knows token ids and class numbers; no text, no files. Only training texts may be
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,8 +26,8 @@ import torch
 from torch import Tensor
 
 from lastblock.activations import TOKEN_BUDGET, ActivationStore
-from lastblock.classifier import mean_state, split_rounding
-from lastblock.decoder.decoder import Decoder
+from lastblock.classifier import split_rounding
+from lastblock.decoder.decoder import Climb, Decoder
 from lastblock.probe import Probe, fit_probe
 from lastblock.runtime import Progress, Silent, at_once, inferred, one_beside
 from lastblock.tokenization.batching import TokenIds, pad, token_budget_batches
@@ -47,6 +48,8 @@ CERTAIN = 0.01
 # That holds where the probe has learnt the classes: it must leave no more than this share of what
 # always saying the most frequent one gets wrong, which with a rare class is next to nothing.
 UNLEARNT = 0.2
+# There the pass goes no higher once so many depths in a row did no better than one below them.
+SURE = 2
 # Depths for the mean states that the classifier's own probe sees, as shares of the decoder.
 SUMMARY = (1 / 4, 1 / 2)
 
@@ -98,7 +101,7 @@ def choose_depth(
     sequences: Sequence[TokenIds],
     targets: Tensor,
     trainable_blocks: int,
-    states: ActivationStore,
+    states: Callable[[int], ActivationStore],
     progress: Progress | None = None,
     weights: Tensor | None = None,
     of: npt.NDArray[np.int64] | None = None,
@@ -110,7 +113,7 @@ def choose_depth(
         sequences: token ids of the training texts.
         targets: class numbers (n,), or indicators (n, n_classes) for several labels a text.
         trainable_blocks: how many blocks must be left above the frozen ones.
-        states: keeps the probed states of each text, (2 x depths, C), for the next time.
+        states: says, of a depth, what keeps each text's probed states there, (2, C), for next time.
         progress: where to show how it goes on.
         weights: how much each text counts, (n,), or of several labels each answer, (n, 1) or
             (n, n_classes); None: all alike.
@@ -123,23 +126,20 @@ def choose_depth(
     texts, truth = [sequences[i] for i in picked], targets[picked]
     counts = None if weights is None else weights[picked]
     whole = None if of is None else of[picked]
-    known = states.known(texts)
-    unknown = [ids for ids in texts if ids.tobytes() not in known]
-    climb = _Climb(decoder, unknown)
     alike = len(texts) if counts is None else _equally_weighted(counts)
     several, base = targets.dim() == 2, _most_frequent(truth, counts)
     curve = Curve(len(texts), n_layers, several=several, alike=alike, base=base)
-    pooled: dict[bytes, list[Tensor]] = {key: [*rows.float()] for key, rows in known.items()}
-    running: dict[int, list[Tensor]] = {}
-    summarised = {below for frozen in wanted for below in summary_depths(n_layers, frozen)}
-    means: dict[int, Tensor] = {}
+    stops = sorted({*wanted, *(d for frozen in wanted for d in summary_depths(n_layers, frozen))})
+    known = states(wanted[0]).known(texts)
+    climb = _Ascent(decoder)
+    climb.begin([ids for ids in texts if ids.tobytes() not in known])
+    running: dict[int, list[Climb]] = {}
     progress = progress or Silent()
-    stops = sorted({*wanted, *summarised})
     probing: list[Future[Probe]] = []
 
-    def judge_last() -> None:
-        found = probing[-1].result()
-        curve.add(wanted[len(probing) - 1], _accuracy(found.out_of_fold, truth, counts))
+    def judge() -> None:
+        for depth, probe in [*zip(wanted, probing, strict=False)][len(curve.depths) :]:
+            curve.add(depth, _accuracy(probe.result().out_of_fold, truth, counts))
         for depth in running.keys() - curve.in_the_running():
             del running[depth]
 
@@ -150,26 +150,29 @@ def choose_depth(
     ):
         for stop in stops:
             advance(climb.to(stop))
-            here = [*climb.states()]
-            last, mean = climb.pooled(here)
-            if stop in summarised:
-                means[stop] = mean
             if stop not in wanted:
                 continue
-            climb.record(pooled, last, mean)
-            rows = slice(2 * len(probing), 2 * len(probing) + 2)
-            of_texts = [pooled[ids.tobytes()][rows] for ids in texts]
-            features = torch.stack([torch.cat((mean, last)) for last, mean in of_texts])
+            kept = states(stop)
+            known = kept.known(texts)
+            # An earlier choice may have stopped before it came here.
+            climb.begin([ids for ids in texts if ids.tobytes() not in known])
+            new = climb.pooled()
+            kept.put(new, progress)
+            both = new | known
+            features = torch.stack([both[ids.tobytes()] for ids in texts]).float().flatten(1)
             if probing:
-                judge_last()
-            running[stop] = here
+                judge()
+            running[stop] = climb.here()
             width = features.shape[1] // 2
             probing.append(beside.submit(fit_probe, features, truth, counts, whole, means=width))
-        judge_last()
-    states.put({ids.tobytes(): torch.stack(pooled[ids.tobytes()]) for ids in unknown}, progress)
+            if curve.settled(SURE - 1):
+                judge()
+            if curve.settled(SURE):
+                break
+        judge()
+        advance(stops[-1] - climb.depth)
     frozen = curve.chosen()
     summary = summary_depths(n_layers, frozen)
-    reusable = running.get(frozen, []) if unknown else []
     return Choice(
         frozen_blocks=frozen,
         summary_depths=summary,
@@ -177,8 +180,8 @@ def choose_depth(
         accuracy=curve.accuracy,
         texts=len(texts),
         reason=curve.reason(),
-        activations=climb.activations(reusable, [means[d] for d in summary if d in means]),
-        tokens=sum(len(ids) for ids in unknown),
+        activations=climb.activations(running[frozen], summary),
+        tokens=climb.tokens,
     )
 
 
@@ -304,14 +307,30 @@ class Curve:
         scores = self._scores()
         return max(scores, key=lambda depth: scores[depth])
 
+    def _lowest_will_do(self) -> bool:
+        """Whether what could be lost by a lower depth that does as well is too little to matter."""
+        if not self.accuracy:
+            return False
+        learnt = 1 - max(self.smoothed()) <= UNLEARNT * (1 - self.base)
+        return self.standard_error <= CERTAIN and learnt
+
     def _as_good(self) -> list[int]:
         """The best depth, and before it those that do as well, where that is certain enough."""
         best = self._best()
-        learnt = 1 - max(self.smoothed()) <= UNLEARNT * (1 - self.base)
-        if self.standard_error > CERTAIN or not learnt:
+        if not self._lowest_will_do():
             return [best]
         smooth = dict(zip(self.depths, self.smoothed(), strict=True))
         return [d for d in self.depths if d == best or (d < best and smooth[d] >= smooth[best])]
+
+    def settled(self, above: int) -> bool:
+        """Whether so many depths or more did no better than the best one below them.
+
+        Only where the lowest that does as well is to be taken; else what is above may be needed.
+        """
+        if not self._lowest_will_do():
+            return False
+        smooth = self.smoothed()
+        return len(smooth) - 1 - smooth.index(max(smooth)) >= above
 
     def reason(self) -> str:
         chosen, smooth = self.chosen(), self.smoothed()
@@ -337,53 +356,85 @@ class Curve:
         )
 
 
-class _Climb:
+@dataclass
+class _Batch:
+    """Texts of like length on their way up, and what was pooled of them at every stop."""
+
+    texts: list[TokenIds]
+    lengths: Tensor
+    climb: Climb
+    pooled: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)  # last and mean
+
+    def to(self, depth: int) -> None:
+        self.pooled[depth] = self.climb.to(depth).pooled(self.lengths)
+
+
+class _Ascent:
     """A few texts on their way up through a decoder, in batches of like length."""
 
-    def __init__(self, decoder: Decoder, sequences: Sequence[TokenIds]) -> None:
-        self.sequences, self.depth, self._size = sequences, 0, decoder.config.hidden_size
-        sizes = [len(ids) for ids in sequences]
-        self.batches = token_budget_batches(sizes, TOKEN_BUDGET, at_once())
-        padded = [pad([sequences[i] for i in batch], pad_id=0) for batch in self.batches]
-        self.lengths = [torch.tensor(lengths) for _, lengths in padded]
-        with torch.inference_mode():
-            self._climbs = [decoder.climb(torch.from_numpy(ids)) for ids, _ in padded]
+    def __init__(self, decoder: Decoder) -> None:
+        self._decoder, self._stops = decoder, list[int]()
+        self._batches: list[_Batch] = []
+        self._begun: set[bytes] = set()
+        self.tokens = 0
+
+    @property
+    def depth(self) -> int:
+        return self._stops[-1] if self._stops else 0
+
+    def begin(self, sequences: Sequence[TokenIds]) -> None:
+        """Take texts, but those that are on their way already, up to where the others are."""
+        new = [ids for ids in sequences if ids.tobytes() not in self._begun]
+        sizes = [len(ids) for ids in new]
+        batches = []
+        for rows in token_budget_batches(sizes, TOKEN_BUDGET, at_once()):
+            texts = [new[i] for i in rows]
+            ids, lengths = pad(texts, pad_id=0)
+            with torch.inference_mode():
+                climb = self._decoder.climb(torch.from_numpy(ids))
+            batches.append(_Batch(texts, torch.tensor(lengths), climb))
+        for stop in self._stops:
+            _all_to(stop, batches)
+        self._batches += batches
+        self._begun |= {ids.tobytes() for ids in new}
+        self.tokens += sum(sizes)
 
     def to(self, depth: int) -> int:
         """Go up to ``depth``; by how many blocks that was."""
-        climbed, self.depth = depth - self.depth, depth
-        for _ in inferred(lambda climb: climb.to(depth), self._climbs):
-            pass
+        climbed = depth - self.depth
+        _all_to(depth, self._batches)
+        self._stops.append(depth)
         return climbed
 
-    def states(self) -> Iterator[Tensor]:
-        """Each batch's hidden states, (B, T, C)."""
-        return (climb.states() for climb in self._climbs)
-
-    def pooled(self, states: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Last token's states and mean states, each (n, C) float32, in the texts' order.
-
-        ``states`` as given by the method of that name.
-        """
-        last = torch.empty(len(self.sequences), self._size)
-        mean = torch.empty_like(last)
-        for x, batch, lengths in zip(states, self.batches, self.lengths, strict=True):
-            rows = torch.from_numpy(batch)
-            last[rows] = x[torch.arange(len(x)), lengths - 1].float()
-            mean[rows] = mean_state(x.float(), lengths)
-        return last, mean
-
-    def record(self, pooled: dict[bytes, list[Tensor]], last: Tensor, mean: Tensor) -> None:
-        """Add what is pooled here to each text's list."""
-        for ids, *of in zip(self.sequences, last, mean, strict=True):
-            pooled.setdefault(ids.tobytes(), []).extend(of)
-
-    def activations(self, states: Sequence[Tensor], means: Sequence[Tensor]) -> dict[bytes, Tensor]:
-        """Each text's activations as ``SequenceClassifier.prefix`` gives them."""
+    def pooled(self) -> dict[bytes, Tensor]:
+        """Mean states and last token's states here, (2, C) float32, by the texts' token ids."""
         found = {}
-        for x, batch in zip(states, self.batches if states else (), strict=True):
-            for state, i in zip(x, batch, strict=True):
-                ids = self.sequences[i]
-                heads = [row for mean in means for row in split_rounding(mean[i : i + 1], x.dtype)]
-                found[ids.tobytes()] = torch.cat([*heads, state[: len(ids)]])
+        for batch in self._batches:
+            last, mean = batch.pooled[self.depth]
+            for ids, rows in zip(batch.texts, torch.stack((mean, last), 1), strict=True):
+                found[ids.tobytes()] = rows
         return found
+
+    def here(self) -> list[Climb]:
+        """Each batch where it is, to come back to when it has gone on."""
+        return [copy.copy(batch.climb) for batch in self._batches]
+
+    def activations(self, here: Sequence[Climb], summary: Sequence[int]) -> dict[bytes, Tensor]:
+        """Each text's activations as ``SequenceClassifier.prefix`` gives them.
+
+        ``here`` as given by the method of that name; texts begun later are left out.
+        """
+        found = {}
+        for batch, climb in zip(self._batches, here, strict=False):
+            x = climb.states()
+            means = [split_rounding(batch.pooled[depth][1], x.dtype) for depth in summary]
+            heads = [rows for pair in means for rows in pair]
+            for i, (ids, state) in enumerate(zip(batch.texts, x, strict=True)):
+                own = state[: len(ids)]
+                found[ids.tobytes()] = torch.cat([*(rows[i : i + 1] for rows in heads), own])
+        return found
+
+
+def _all_to(depth: int, batches: Sequence[_Batch]) -> None:
+    for _ in inferred(lambda batch: batch.to(depth), batches):
+        pass

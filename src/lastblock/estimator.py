@@ -21,7 +21,7 @@ from sklearn.metrics import accuracy_score
 from torch import Tensor
 
 from lastblock import checkpoint, recipe
-from lastblock.activations import open_store
+from lastblock.activations import ActivationStore, open_store
 from lastblock.calibration import CALIBRATE_FROM, Calibration, fit_temperature
 from lastblock.classifier import SequenceClassifier, make_classifier
 from lastblock.config import (
@@ -299,19 +299,22 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         progress: Progress,
     ) -> Choice:
         """Where to cut the decoder, from the training texts."""
-        depths = candidates(decoder.config.num_hidden_layers, settings.trainable_blocks)
-        facts: dict[str, str | int] = {
-            "pooled": "last and mean after " + "+".join(map(str, depths)),
-            "dtype": precision_facts(decoder, decoder.depth, settings.dtype),
-            **_begun_with(settings),
-        }
+
+        def states(depth: int) -> ActivationStore:
+            facts: dict[str, str | int] = {
+                "pooled": f"mean and last after {depth}",
+                "dtype": precision_facts(decoder, depth, settings.dtype),
+                **_begun_with(settings),
+            }
+            return open_store(facts, files, self.cache_size)
+
         labels, weights = train.tensors()
         return choose_depth(
             decoder,
             train.sequences,
             labels,
             settings.trainable_blocks,
-            open_store(facts, files, self.cache_size),
+            states,
             progress,
             weights,
             train.of,

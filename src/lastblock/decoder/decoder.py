@@ -195,7 +195,30 @@ class Climb:
 
     def states(self) -> Tensor:
         """Hidden states here, (B, T, C)."""
-        if self._begun is None:
+        first = self._first()
+        if first is None:
             return self._own
-        first = self._begun.states[self.depth]
         return torch.cat((first.expand(len(self._own), -1, -1), self._own), dim=1)
+
+    def pooled(self, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Last token's states and mean states of texts of such lengths (B,): each (B, C), float32.
+
+        Without putting ``states`` together.
+        """
+        first, own = self._first(), self._own.float()
+        before = 0 if first is None else first.shape[1]
+        last = own[torch.arange(len(own)), lengths - before - 1]
+        total = sum_states(own, lengths - before)
+        if first is not None:
+            total += first.float().sum(1)
+        return last, total / lengths[:, None]
+
+    def _first(self) -> Tensor | None:
+        """Hidden states here of what the texts begin with, (1, S, C), if that is known."""
+        return None if self._begun is None else self._begun.states[self.depth]
+
+
+def sum_states(x: Tensor, lengths: Tensor) -> Tensor:
+    """The sum of each text's real tokens: (B, T, C) and lengths (B,) -> (B, C)."""
+    real = torch.arange(x.shape[1]) < lengths[:, None]  # (B, T)
+    return (x * real[..., None]).sum(1)
