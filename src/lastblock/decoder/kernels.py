@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 _VERSION = 2  # of what the functions are given, as kernels.c has it too
 # A panel of a weight is so many of its rows; four integers of each row stand together.
-_PANEL, _TOGETHER = 64, 4
+_PANEL = 64
 # Inputs are taken up so many at a time.
 _LANES = 16
 # A text up to so long is read fast enough by fewer threads than there are.
@@ -123,13 +123,14 @@ class Packed:
         def rows(of: Tensor) -> Tensor:
             """Half a panel of the gate, half a panel of the other; filled up with nought."""
             parts = of.unflatten(0, (halves, -1))  # (1 or 2, out / halves, ...)
-            missing = -parts.shape[1] % each
-            parts = F.pad(parts, (0,) * 2 * (of.dim() - 1) + (0, missing))
+            parts = _filled_up(parts, 1, each)
             return parts.unflatten(1, (-1, each)).transpose(0, 1).flatten(0, 2).contiguous()
 
         self.outputs, size = len(weight) // halves, weight.shape[1]
-        wide = rows(F.pad(weight, (0, -size % _LANES)))
-        panels = wide.view(len(wide) // _PANEL, _PANEL, -1, _TOGETHER).transpose(1, 2).contiguous()
+        wide = rows(_filled_up(weight, 1, _LANES))
+        # Four integers as one number, as they are moved together.
+        fours = wide.view(torch.int32).view(len(wide) // _PANEL, _PANEL, -1)
+        panels = fours.transpose(1, 2).contiguous()
         zeros = wide.sum(1, dtype=torch.int32) * 128
         self._kept = [panels, zeros, rows(scale.float())]
         self._kept += [torch.empty(0) if bias is None else rows(bias.float())]
@@ -149,6 +150,12 @@ class Packed:
         rows = x.numel() // x.shape[-1]
         _call("linear", x.data_ptr(), rows, self.address, y.data_ptr())
         return y
+
+
+def _filled_up(x: Tensor, dim: int, multiple: int) -> Tensor:
+    """``x`` with nought at the end of a dimension, up to a multiple; itself, where it is one."""
+    missing = -x.shape[dim] % multiple
+    return F.pad(x, (0, 0) * (x.dim() - 1 - dim) + (0, missing)) if missing else x
 
 
 def chain(x: Tensor, into: Packed, out: Packed) -> Tensor:
