@@ -38,6 +38,8 @@ MOST_IN_FLOAT32 = 20_000
 SHARPNESS = tuple(2.0 ** (i / 2) for i in range(-2, 11))
 
 Array = npt.NDArray[np.int64]
+# What a penalty and a share of the mean states come to.
+_Scores = Callable[[float, float], Tensor]
 
 
 @dataclass(frozen=True)
@@ -66,8 +68,9 @@ def fit_probe(
 
     Features are standardised first, and where some are mean states, these are multiplied by one of
     ``MEANS``: the smallest, unless more is clearly better. This is judged, and the penalty chosen,
-    by the squared error on texts left out; the scores are sharpened into logits by the factor that
-    gives those texts the smallest cross-entropy (Hoerl & Kennard 1970; Platt 1999 for the scale).
+    by the squared error on texts left out, and tried is what comes next as long as that falls. The
+    scores are sharpened into logits by the factor that gives those texts the smallest cross-entropy
+    (Hoerl & Kennard 1970; Platt 1999 for the scale).
 
     Args:
         features: (n, n_features).
@@ -91,27 +94,28 @@ def fit_probe(
 
     parts = folds(targets, FOLDS, of)
     dtype = torch.float32 if len(x) <= MOST_IN_FLOAT32 else torch.double
-    small, answers, say = (of_all.to(dtype) for of_all in (x, signed, w))
-    kept: tuple[Tensor, Tensor, int, float, Tensor] | None = None
-    near: int | None = None
+    ridge = _Ridge(x.to(dtype), signed.to(dtype), w.to(dtype), means)
+    without = [(held, ridge.without(fitted_on, held)) for fitted_on, held in parts]
+    kept: tuple[Tensor, float, int, float, Tensor] | None = None
+    near, last = len(PENALTIES) // 2, math.inf
     for share in MEANS if means else (1.0,):
-        size = torch.ones(x.shape[1], dtype=dtype)
-        size[:means] = share
-        ridge = _Ridge(small * size, answers, say)
-        unit = float(size.square().sum())
-        judged = _judge(ridge, parts, [penalty * unit for penalty in PENALTIES], w)
+        unit = means * share**2 + x.shape[1] - means  # the features' summed variance
+        judged = _judge(ridge, without, [penalty * unit for penalty in PENALTIES], share, w)
         # The next share's is hardly ever far from it.
         near = _lowest(judged, near)
         scores, errors = judged(near)
+        if errors.mean() > last:
+            break  # once it gets worse, it goes on to
+        last = float(errors.mean())
         if kept is None or _clearly_less(errors, than=kept[0]):
-            kept = (errors, size, near, PENALTIES[near] * unit, scores)
+            kept = (errors, share, near, PENALTIES[near] * unit, scores)
     assert kept is not None
-    _, size, i, penalty, scores = kept
+    _, share, i, penalty, scores = kept
     of_answers = w[:, None] if targets.dim() == 2 else w
     losses = [cross_entropy(scores * sharp, targets, of_answers) for sharp in SHARPNESS]
     sharp = SHARPNESS[int(np.argmin(losses))]
-    weight, bias = _Ridge(x * size, signed, w).solve(penalty)
-    weight = sharp * weight * (size / scale)[:, None]
+    weight, bias = _Ridge(x, signed, w, means).solve(penalty, share)
+    weight = sharp * weight / scale[:, None]
     return Probe(
         weight=weight.T.float().contiguous(),
         bias=(sharp * bias - mean @ weight).float(),
@@ -121,30 +125,31 @@ def fit_probe(
 
 
 def _judge(
-    ridge: _Ridge, parts: Sequence[tuple[Tensor, Tensor]], penalties: Sequence[float], w: Tensor
+    ridge: _Ridge,
+    without: Sequence[tuple[Tensor, _Scores]],
+    penalties: Sequence[float],
+    share: float,
+    w: Tensor,
 ) -> Callable[[int], tuple[Tensor, Tensor]]:
     """What says of the i-th penalty how texts left out are scored, and each one's error (n,)."""
-    without = [(held, ridge.without(fitted_on, held)) for fitted_on, held in parts]
 
     @cache
     def judged(i: int) -> tuple[Tensor, Tensor]:
         scores = torch.zeros_like(ridge.y)
         for held, scores_of in without:
-            scores[held] = scores_of(penalties[i])
+            scores[held] = scores_of(penalties[i], share)
         return scores, (w[:, None] * (scores - ridge.y) ** 2).mean(1)
 
     return judged
 
 
-def _lowest(judged: Callable[[int], tuple[Tensor, Tensor]], near: int | None) -> int:
-    """The penalty with the least errors, by number; downhill from ``near``, if that is known."""
+def _lowest(judged: Callable[[int], tuple[Tensor, Tensor]], near: int) -> int:
+    """The penalty with the least errors, by number, downhill from ``near``."""
 
     def height(i: int) -> float:
         return float(judged(i)[1].mean())
 
     numbers = range(len(PENALTIES))
-    if near is None:
-        return min(numbers, key=height)
     for _ in numbers:
         near = min(numbers[max(0, near - 1) : near + 2], key=height)
     return near
@@ -230,43 +235,70 @@ def cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor | None = None
 class _Ridge:
     """Weighted ridge regressions on subsets of the same rows, in whichever form is the smaller.
 
-    With fewer rows than features the dual (products of rows), else the primal, from which a
-    held-out fold's products are taken away rather than all others' computed again.
+    The first ``means`` features may be multiplied by a share each time; that is, their penalty is
+    divided by its square, and no product is computed again.
+
+    With no more rows to fit on than features the dual (products of rows), else the primal, from
+    which a held-out fold's products are taken away rather than all others' computed again.
     """
 
-    def __init__(self, x: Tensor, y: Tensor, w: Tensor) -> None:
-        root = w.sqrt()[:, None]
-        self.x, self.y, self.root = x, y, root
-        self.dual = len(x) <= x.shape[1]
+    def __init__(self, x: Tensor, y: Tensor, w: Tensor, means: int) -> None:
+        self.x, self.y, self.root, self.means = x, y, w.sqrt()[:, None], means
+        self.dual = len(x) * (FOLDS - 1) <= x.shape[1] * FOLDS
         # What is left out of the penalty, the mean, is fitted by centring the targets.
         self.mean = (w[:, None] * y).mean(0)
-        self.products = root * x @ (root * x).T if self.dual else (root * x).T @ (root * x)
+        if self.dual:
+            ofs = (x[:, :means], x[:, means:])
+            self.of_means, self.products = (of @ of.T for of in ofs)
+        else:
+            self.products = (self.root * x).T @ (self.root * x)
 
-    def without(self, fitted_on: Tensor, held: Tensor) -> Callable[[float], Tensor]:
-        """What says, of a penalty, the scores (held, n_classes) of the rows held out."""
+    def without(self, fitted_on: Tensor, held: Tensor) -> _Scores:
+        """What says, of a penalty and a share, the scores (held, n_classes) of rows held out."""
         root = self.root[fitted_on]
         # All that counts may be in the fold left out.
         mean = (root**2 * self.y[fitted_on]).sum(0) / (root**2).sum().clamp_min(1e-9)
         y = root * (self.y[fitted_on] - mean)
         if self.dual:
-            between = self.x[held] @ (root * self.x[fitted_on]).T
-            inner = self.products[fitted_on][:, fitted_on]
-            return lambda penalty: between @ _solve(inner, penalty, y) + mean
+            # Fitted rows first: what they are to each other and to those held out.
+            order = torch.cat([fitted_on, held])
+            n = len(fitted_on)
+            of_means, others = (
+                of[order][:, fitted_on] * root.T for of in (self.of_means, self.products)
+            )
+
+            def from_rows(penalty: float, share: float) -> Tensor:
+                between = torch.add(others, of_means, alpha=share**2)
+                return between[n:] @ _solve(root * between[:n], penalty, y) + mean
+
+            return from_rows
         away = self.root[held] * self.x[held]
         inner = self.products - away.T @ away
         outer = (root * self.x[fitted_on]).T @ y
-        return lambda penalty: self.x[held] @ _solve(inner, penalty, outer) + mean
 
-    def solve(self, penalty: float) -> tuple[Tensor, Tensor]:
+        def from_features(penalty: float, share: float) -> Tensor:
+            return self.x[held] @ _solve(inner, self._penalties(penalty, share), outer) + mean
+
+        return from_features
+
+    def solve(self, penalty: float, share: float) -> tuple[Tensor, Tensor]:
         """Weight (n_features, n_classes) and bias (n_classes,), from all rows."""
         y = self.root * (self.y - self.mean)
-        x = self.root * self.x
+        penalties = self._penalties(penalty, share)
         if self.dual:
-            return x.T @ _solve(self.products, penalty, y), self.mean
-        return _solve(self.products, penalty, x.T @ y), self.mean
+            between = torch.add(self.products, self.of_means, alpha=share**2)
+            rows = self.root * _solve(self.root * between * self.root.T, penalty, y)
+            return penalty / penalties[:, None] * (self.x.T @ rows), self.mean
+        return _solve(self.products, penalties, (self.root * self.x).T @ y), self.mean
+
+    def _penalties(self, penalty: float, share: float) -> Tensor:
+        """Of each feature, (n_features,)."""
+        penalties = self.x.new_full(self.x.shape[1:], penalty)
+        penalties[: self.means] /= share**2
+        return penalties
 
 
-def _solve(products: Tensor, penalty: float, y: Tensor) -> Tensor:
+def _solve(products: Tensor, penalty: float | Tensor, y: Tensor) -> Tensor:
     penalised = products.clone()
     penalised.diagonal().add_(penalty)
     return torch.cholesky_solve(y, torch.linalg.cholesky(penalised))
