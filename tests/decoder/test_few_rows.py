@@ -43,6 +43,28 @@ def test_products_and_their_gradients_equal_float64(rows, out, size):
     _close(found[1], into.double().T @ exact_x)
 
 
+@pytest.mark.parametrize("rows", [1, 7, 65, 530, 1100])
+@pytest.mark.parametrize(("out", "size"), [(1, 1), (50, 47), (192, 576), (600, 30)])
+def test_projected_states_and_the_weight_s_gradient_equal_float64(rows, out, size):
+    x, into = torch.randn(rows, size), torch.randn(rows, out)
+    weight = torch.randn(out, size).requires_grad_()
+    y = few_rows.project(x, weight)
+    (found,) = torch.autograd.grad((y * into).sum(), weight)
+    _close(y.detach(), x.double() @ weight.detach().double().T)
+    _close(found, into.double().T @ x.double())
+
+
+def test_projections_are_the_same_whoever_computes_them():
+    x, weight = torch.randn(1500, 300), torch.randn(200, 300)
+    alone, threads = few_rows.project(x[700:701], weight), torch.get_num_threads()
+    for number in (1, 2, 3, 7):
+        torch.set_num_threads(number)
+        try:
+            assert torch.equal(few_rows.project(x, weight)[700:701], alone)
+        finally:
+            torch.set_num_threads(threads)
+
+
 def test_a_row_says_the_same_whatever_stands_beside_it_and_whoever_multiplies():
     x, weight = torch.randn(40, 300), torch.randn(2000, 300)
     alone = torch.cat([few_rows.multiply(row[None], weight) for row in x])

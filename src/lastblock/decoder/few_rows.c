@@ -14,6 +14,8 @@
 enum { ROWS = 8, OUTPUTS = 3, COLUMNS = 48, WEIGHTS = 4, WIDE = 96 };
 /* Terms that all rows' sums take before the next ones. */
 enum { CHUNK = 48 };
+/* Rows that are done with before the next ones, so that their sums stay in cache. */
+enum { MANY_ROWS = 512 };
 
 #define EACH_ROW(of) of(0) of(1) of(2) of(3) of(4) of(5) of(6) of(7)
 /* One function for each number of rows, so that what is not there costs nothing. */
@@ -185,11 +187,22 @@ TARGET static void some_inputs(const void *work, int64_t part, int64_t parts)
          p->y_row);
 }
 
+TARGET static void some_rows(const void *work, int64_t part, int64_t parts)
+{
+    const Product *p = work;
+    const int64_t tiles = (p->n + ROWS - 1) / ROWS;
+    const int64_t end = least(tiles * (part + 1) / parts * ROWS, p->n);
+    for (int64_t r = tiles * part / parts * ROWS; r < end; r += MANY_ROWS)
+        sums(p->x + r * p->x_row, p->x_row, least(end - r, MANY_ROWS), p->weight, p->in, p->out,
+             p->in, p->y + r * p->y_row, p->y_row);
+}
+
 /* x times the transpose of the weight; or where ``back``, x (n, out) times the weight: (n, in). */
 EXPORT void multiply(const Product *given, int back, int64_t threads)
 {
     const int64_t worth = given->n * given->in * given->out / WORTH;
-    share(back ? some_inputs : some_outputs, given, least(worth, threads), threads);
+    const Part across = given->n > given->in ? some_rows : some_inputs;
+    share(back ? across : some_outputs, given, least(worth, threads), threads);
 }
 
 /* ---------------------------------------------------------------------------- norms of rows */

@@ -108,6 +108,28 @@ class _Multiply(torch.autograd.Function):
         return of_x, None
 
 
+def project(x: Tensor, weight: Tensor) -> Tensor:
+    """Frozen states x (N, in), however many, times the transpose of a weight, (out, in): (N, out).
+
+    For small weights, as they are turned round first. What ``can_attend`` said of x holds here.
+    """
+    y: Tensor = _Project.apply(x, weight)  # type: ignore[no-untyped-call]
+    return y
+
+
+class _Project(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return _product(x, weight.t().contiguous(), back=True)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, errors: Tensor) -> tuple[None, Tensor]:
+        (x,) = ctx.saved_tensors
+        return None, _product(errors.t().contiguous(), x, back=True)
+
+
 def can_norm(x: Tensor, weight: Tensor) -> bool:
     """Whether ``rms_norm`` takes rows x (..., C), to be multiplied by a weight (C,) then."""
     rows = x.numel() // max(1, x.shape[-1])

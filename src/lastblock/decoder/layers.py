@@ -112,18 +112,20 @@ def linear_of_norm(x: Tensor, norm: nn.Module, weight: Tensor, bias: Tensor | No
     else:
         assert isinstance(norm, RMSNorm)
         plain = F.rms_norm(x, norm.weight.shape, eps=norm.eps)
-    return linear_of_plain(plain, norm, weight, bias)
+    return linear(plain, *_taking_in(norm, weight, bias))
 
 
-def linear_of_plain(x: Tensor, norm: nn.Module, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """The same, of what the norm makes of states before its factors."""
+def _taking_in(
+    norm: nn.Module, weight: Tensor, bias: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """Weight and bias of a linear layer after a norm, for states without the norm's factors."""
     weight = weight.contiguous()  # a user's own may lie the other way
     if isinstance(norm, nn.LayerNorm):
         # Not as a product of matrices: that depends, in the last bit, on where the weight lies.
         shift = (weight * norm.bias).sum(1)
-        return linear(x, weight * norm.weight, shift if bias is None else bias + shift)
+        return weight * norm.weight, shift if bias is None else bias + shift
     assert isinstance(norm, RMSNorm)
-    return linear(x, weight * (norm.weight + norm.offset), bias)
+    return weight * (norm.weight + norm.offset), bias
 
 
 def with_factors(x: Tensor, norm: nn.Module) -> Tensor:
@@ -407,7 +409,9 @@ class Attention(nn.Module):
             assert isinstance(norm, nn.LayerNorm | RMSNorm)
             which = few_rows.Seen.of(seen, position)
             plain = few_rows.normed(x, which, norm.eps, centred=isinstance(norm, nn.LayerNorm))
-            q, k = self._normed(q, linear_of_plain(plain, norm, k_weight, k_bias))
+            weight, shift = _taking_in(norm, k_weight, k_bias)
+            k = few_rows.project(plain, weight)
+            q, k = self._normed(q, k if shift is None else k + shift)
             return with_factors(few_rows.attend_from(q, k, plain, which, self.scale, rotary), norm)
         read = x.flatten(0, 1) if bool(seen.all()) else x[seen]  # (N, C)
         k = _in_place(linear_of_norm(read, norm, k_weight, k_bias), seen)  # (B, T, K * D)
