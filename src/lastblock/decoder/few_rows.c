@@ -12,10 +12,13 @@
 /* Tiles of 24 sums, which stay in registers: so many rows of x by so many of the weight, whose numbers
  * are summed along; so many rows by so many columns; so many rows of a weight by so many columns. */
 enum { ROWS = 8, OUTPUTS = 3, COLUMNS = 48, WEIGHTS = 4, WIDE = 96 };
+/* Rows of a weight that stay in the nearest cache until all rows of x are multiplied by them. What
+ * comes after them is asked for meanwhile: one after the other they would be waited for. */
+enum { BLOCK = 9 };
 /* Terms that all rows' sums take before the next ones. */
 enum { CHUNK = 48 };
-/* Rows that are done with before the next ones, so that their sums stay in cache. */
-enum { MANY_ROWS = 512 };
+/* Rows whose sums are done with before the next ones', so that they stay in cache. */
+enum { MOST_ROWS = 256 };
 
 #define EACH_ROW(of) of(0) of(1) of(2) of(3) of(4) of(5) of(6) of(7)
 /* One function for each number of rows, so that what is not there costs nothing. */
@@ -48,8 +51,27 @@ static int64_t least(int64_t a, int64_t b)
 
 /* -------------------------------------------------------------------- products along and across */
 
+/* The sums of eight vectors' numbers, one below the other: y[r * y_row] of the first ``rows``. */
+INLINE void add_up(const int rows, __m512 a0, __m512 a1, __m512 a2, __m512 a3, __m512 a4, __m512 a5,
+                   __m512 a6, __m512 a7, float *y, int64_t y_row)
+{
+#define HALVES(a, b, i, j)                                                                        \
+    _mm512_add_ps(_mm512_shuffle_f32x4(a, b, i), _mm512_shuffle_f32x4(a, b, j))
+    const __m512 b0 = HALVES(a0, a1, 0x44, 0xee), b1 = HALVES(a2, a3, 0x44, 0xee);
+    const __m512 b2 = HALVES(a4, a5, 0x44, 0xee), b3 = HALVES(a6, a7, 0x44, 0xee);
+    const __m512 c0 = HALVES(b0, b1, 0x88, 0xdd), c1 = HALVES(b2, b3, 0x88, 0xdd);
+#undef HALVES
+    __m512 sum = _mm512_add_ps(_mm512_unpacklo_ps(c0, c1), _mm512_unpackhi_ps(c0, c1));
+    sum = _mm512_add_ps(sum, _mm512_permute_ps(sum, 0x4e));
+    float of[16];
+    _mm512_storeu_ps(of, sum);
+    for (int r = 0; r < rows; r++)
+        y[r * y_row] = of[4 * (r % 4) + r / 4];
+}
+
 INLINE void dot_tile(const int rows, const int outputs, const float *x, int64_t x_row,
-                     const float *w, int64_t w_row, int64_t size, float *y, int64_t y_row)
+                     const float *w, int64_t w_row, int64_t size, float *y, int64_t y_row,
+                     int fetch)
 {
 #define BEGIN(r) __m512 s##r##0 = _mm512_setzero_ps(), s##r##1 = s##r##0, s##r##2 = s##r##0;
 #define STEP(r)                                                                                   \
@@ -57,58 +79,60 @@ INLINE void dot_tile(const int rows, const int outputs, const float *x, int64_t 
         const __m512 v = _mm512_maskz_loadu_ps(some, x + r * x_row + i);                          \
         TAKE(r, v, outputs)                                                                       \
     }
-#define FINISH(r)                                                                                 \
-    if (r < rows) {                                                                               \
-        y[r * y_row] = _mm512_reduce_add_ps(s##r##0);                                             \
-        if (outputs > 1)                                                                          \
-            y[r * y_row + 1] = _mm512_reduce_add_ps(s##r##1);                                     \
-        if (outputs > 2)                                                                          \
-            y[r * y_row + 2] = _mm512_reduce_add_ps(s##r##2);                                     \
-    }
-
     EACH_ROW(BEGIN)
     for (int64_t i = 0; i < size; i += 16) {
         const __mmask16 some = lanes(size - i);
         const __m512 w0 = _mm512_maskz_loadu_ps(some, w + i);
         const __m512 w1 = outputs > 1 ? _mm512_maskz_loadu_ps(some, w + w_row + i) : w0;
         const __m512 w2 = outputs > 2 ? _mm512_maskz_loadu_ps(some, w + 2 * w_row + i) : w0;
+        if (fetch)
+            for (int o = 0; o < outputs; o++)
+                _mm_prefetch((const char *)(w + (BLOCK + o) * w_row + i), _MM_HINT_T0);
         EACH_ROW(STEP)
     }
-    EACH_ROW(FINISH)
+#define COLUMN(i) s0##i, s1##i, s2##i, s3##i, s4##i, s5##i, s6##i, s7##i
+    add_up(rows, COLUMN(0), y, y_row);
+    if (outputs > 1)
+        add_up(rows, COLUMN(1), y + 1, y_row);
+    if (outputs > 2)
+        add_up(rows, COLUMN(2), y + 2, y_row);
+#undef COLUMN
 #undef BEGIN
 #undef STEP
-#undef FINISH
 }
 
 /* y (n, out) = x (n, size) times w (out, size), number by number along both rows. */
 TARGET static void dots(const float *x, int64_t x_row, int64_t n, const float *w, int64_t w_row,
                         int64_t out, int64_t size, float *y, int64_t y_row)
 {
-    for (int64_t o = 0; o < out; o += OUTPUTS) {
+    for (int64_t block = 0; block < out; block += BLOCK) {
+        const int64_t end = least(block + BLOCK, out);
         for (int64_t r = 0; r < n; r += ROWS) {
+            for (int64_t o = block; o < end; o += OUTPUTS) {
 #define TILE(rows, outputs)                                                                       \
     dot_tile(rows, outputs, x + r * x_row, x_row, w + o * w_row, w_row, size, y + r * y_row + o,  \
-             y_row)
+             y_row, r == 0)
 #define THREE(rows) TILE(rows, 3)
 #define TWO(rows) TILE(rows, 2)
 #define ONE(rows) TILE(rows, 1)
-            if (out - o >= 3) {
-                BY_ROWS(n - r, THREE)
-            } else if (out - o == 2) {
-                BY_ROWS(n - r, TWO)
-            } else {
-                BY_ROWS(n - r, ONE)
-            }
+                if (end - o >= 3) {
+                    BY_ROWS(n - r, THREE)
+                } else if (end - o == 2) {
+                    BY_ROWS(n - r, TWO)
+                } else {
+                    BY_ROWS(n - r, ONE)
+                }
 #undef TILE
 #undef THREE
 #undef TWO
 #undef ONE
+            }
         }
     }
 }
 
-INLINE void sum_tile(const int rows, const float *a, int64_t a_row, const float *w, int64_t w_row,
-                     int64_t terms, float *y, int64_t y_row, int64_t columns, int more)
+INLINE void sum_tile(const int rows, const float *some, const float *w, int64_t w_row,
+                     int64_t terms, float *y, int64_t y_row, int64_t columns, int more, int fetch)
 {
     const __mmask16 m0 = lanes(columns), m1 = lanes(columns - 16), m2 = lanes(columns - 32);
 #define BEGIN(r)                                                                                  \
@@ -120,7 +144,7 @@ INLINE void sum_tile(const int rows, const float *a, int64_t a_row, const float 
     }
 #define STEP(r)                                                                                   \
     if (r < rows) {                                                                               \
-        const __m512 v = _mm512_set1_ps(a[r * a_row + t]);                                        \
+        const __m512 v = _mm512_set1_ps(some[r * CHUNK + t]);                                     \
         TAKE(r, v, 3)                                                                             \
     }
 #define FINISH(r)                                                                                 \
@@ -135,6 +159,9 @@ INLINE void sum_tile(const int rows, const float *a, int64_t a_row, const float 
         const __m512 w0 = _mm512_maskz_loadu_ps(m0, w + t * w_row);
         const __m512 w1 = _mm512_maskz_loadu_ps(m1, w + t * w_row + 16);
         const __m512 w2 = _mm512_maskz_loadu_ps(m2, w + t * w_row + 32);
+        if (fetch)
+            for (int line = 0; line < COLUMNS / 16; line++)
+                _mm_prefetch((const char *)(w + (t + CHUNK) * w_row + line * 16), _MM_HINT_T0);
         EACH_ROW(STEP)
     }
     EACH_ROW(FINISH)
@@ -147,14 +174,22 @@ INLINE void sum_tile(const int rows, const float *a, int64_t a_row, const float 
 TARGET static void sums(const float *a, int64_t a_row, int64_t n, const float *w, int64_t w_row,
                         int64_t terms, int64_t columns, float *y, int64_t y_row)
 {
-    for (int64_t t = 0; t < terms || t == 0; t += CHUNK) {
-        for (int64_t c = 0; c < columns; c += COLUMNS) {
-            for (int64_t r = 0; r < n; r += ROWS) {
+    /* Rows may stand a power of two apart, and would want the same places in the cache. */
+    float some[MOST_ROWS * CHUNK];
+    for (; n > 0; n -= MOST_ROWS, a += MOST_ROWS * a_row, y += MOST_ROWS * y_row) {
+        const int64_t here = least(n, MOST_ROWS);
+        for (int64_t t = 0; t < terms || t == 0; t += CHUNK) {
+            const int64_t now = least(CHUNK, terms - t);
+            for (int64_t r = 0; r < here; r++)
+                memcpy(some + r * CHUNK, a + r * a_row + t, now * sizeof(float));
+            for (int64_t c = 0; c < columns; c += COLUMNS) {
+                for (int64_t r = 0; r < here; r += ROWS) {
 #define TILE(rows)                                                                                \
-    sum_tile(rows, a + r * a_row + t, a_row, w + t * w_row + c, w_row, least(CHUNK, terms - t),   \
-             y + r * y_row + c, y_row, columns - c, t > 0)
-                BY_ROWS(n - r, TILE)
+    sum_tile(rows, some + r * CHUNK, w + t * w_row + c, w_row, now, y + r * y_row + c, y_row,     \
+             columns - c, t > 0, r == 0)
+                    BY_ROWS(here - r, TILE)
 #undef TILE
+                }
             }
         }
     }
@@ -191,10 +226,10 @@ TARGET static void some_rows(const void *work, int64_t part, int64_t parts)
 {
     const Product *p = work;
     const int64_t tiles = (p->n + ROWS - 1) / ROWS;
+    const int64_t begin = tiles * part / parts * ROWS;
     const int64_t end = least(tiles * (part + 1) / parts * ROWS, p->n);
-    for (int64_t r = tiles * part / parts * ROWS; r < end; r += MANY_ROWS)
-        sums(p->x + r * p->x_row, p->x_row, least(end - r, MANY_ROWS), p->weight, p->in, p->out,
-             p->in, p->y + r * p->y_row, p->y_row);
+    sums(p->x + begin * p->x_row, p->x_row, end - begin, p->weight, p->in, p->out, p->in,
+         p->y + begin * p->y_row, p->y_row);
 }
 
 /* x times the transpose of the weight; or where ``back``, x (n, out) times the weight: (n, in). */
