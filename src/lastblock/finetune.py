@@ -60,7 +60,7 @@ from lastblock.judging import (
 )
 from lastblock.recipe import DATA_RULES, DataRules
 from lastblock.report import write_report
-from lastblock.runtime import Progress, Silent, Stopwatch
+from lastblock.runtime import Progress, Silent, Stopwatch, one_beside
 from lastblock.targets import Numbers
 
 # Shares of a file that each part gets: the book's, in both recipes.
@@ -133,8 +133,8 @@ def finetune(config: RunConfig, progress: Progress | None = None) -> FinetuneRes
         "tokens": classifier.model_.store.tokens_computed,
     }
     if target is not None:
-        with checkpoint.staged(target) as folder:
-            checkpoint.write(classifier.model_, folder)
+        with checkpoint.staged(target) as folder, one_beside() as beside:
+            weights = beside.submit(checkpoint.write, classifier.model_, folder)
             record = json.dumps(split_record(parts, examples.source))
             (folder / "split.json").write_text(record, encoding="utf-8")
             names, decision = classifier.model_.class_names, classifier.model_.decision
@@ -145,7 +145,7 @@ def finetune(config: RunConfig, progress: Progress | None = None) -> FinetuneRes
             _write_predictions(folder / PREDICTIONS, "part", judged, names)
             if out is not None:
                 _write_predictions(folder / OUT_OF_FOLD, "fold", *out)
-            write_report(folder, report, classifier.history_)
+            write_report(folder, report, classifier.history_, others=weights)
     if config.log_to is not None:
         name = Path(config.output or examples.source).name
         tracking.log(config.log_to, name, report, classifier.history_)

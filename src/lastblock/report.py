@@ -15,6 +15,7 @@ import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -56,26 +57,32 @@ MOST_CELLS = 12
 HUB_NAMES = {"smollm2-135m-instruct": "HuggingFaceTB/SmolLM2-135M-Instruct"}
 
 
-def write_report(folder: Path, report: dict[str, Any], history: History) -> None:
+def write_report(
+    folder: Path, report: dict[str, Any], history: History, others: Future[None] | None = None
+) -> None:
     """Write report.json, figures, README.md and report.html into an existing folder.
 
     ``report`` holds what docs/report.md describes, but for what is added here: "majority" (scores
     of always giving the training part's class shares), "size_bytes" (of the files in the folder)
-    and "history". Numbers that are not finite become null.
+    and "history". Numbers that are not finite become null. ``others``: the writing of the folder's
+    other files, if that still goes on.
     """
-    full = _complete(folder, report, history)
-    text = json.dumps(full, indent=2, ensure_ascii=False, allow_nan=False)
-    _write(folder / "report.json", text + "\n")
-    facts = _facts(full)
-    drawn = dict(figures.draw(full, facts["part"]))
+    full = _complete(report, history)
+    drawn = dict(figures.draw(full, _judged_part(full)))
     for name in CARD_FIGURES:
         if name in drawn:
             _write(folder / "figures" / f"{name}.png", figures.png(drawn[name]))
+    pictures = {name: figures.inline_svg(figure) for name, figure in drawn.items()}
+    if others is not None:
+        others.result()
+    full["size_bytes"] = _sizes(folder)
+    text = json.dumps(full, indent=2, ensure_ascii=False, allow_nan=False)
+    _write(folder / "report.json", text + "\n")
+    facts = _facts(full)
     _write(folder / "README.md", _render("card.md", figures=drawn, **facts))
     # A small confusion matrix is a table in the page, with text that can be read and copied.
     if len(facts["classes"]) <= MOST_CELLS:
-        drawn.pop("confusion", None)
-    pictures = {name: figures.inline_svg(figure) for name, figure in drawn.items()}
+        pictures.pop("confusion", None)
     _write(folder / "report.html", _render("report.html", figures=pictures, **facts))
 
 
@@ -175,18 +182,24 @@ def _majority(report: Report) -> dict[str, dict[str, Any]]:
 # ------------------------------------------------------------------------------- the facts
 
 
-def _complete(folder: Path, report: Report, history: History) -> dict[str, Any]:
-    sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.is_file()}
-    for written_here in ("report.json", "report.html", "README.md"):
-        sizes.pop(written_here, None)
+def _complete(report: Report, history: History) -> dict[str, Any]:
+    """The report in its order, as JSON has it; sizes are yet to be weighed."""
     found = {
         **report,
         "majority": _majority(report),
-        "size_bytes": {**sizes, "total": sum(sizes.values())},
+        "size_bytes": {},
         "history": history.to_dict(),
     }
     keys = [*KEYS, *(key for key in found if key not in KEYS)]
     return {key: _plain(found[key]) for key in keys if key in found}
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    """Bytes of each file in a folder but those written here, and of all."""
+    sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.is_file()}
+    for written_here in ("report.json", "report.html", "README.md"):
+        sizes.pop(written_here, None)
+    return {**sizes, "total": sum(sizes.values())}
 
 
 def _plain(value: Any) -> Any:
