@@ -143,6 +143,15 @@ def choose_depth(
         for depth in running.keys() - curve.in_the_running():
             del running[depth]
 
+    def keep_and_probe(
+        kept: ActivationStore, new: dict[bytes, Tensor], known: dict[bytes, Tensor]
+    ) -> Probe:
+        kept.put(new, progress)
+        both = new | known
+        features = torch.stack([both[ids.tobytes()] for ids in texts]).float()  # (n, 2, C)
+        means = features.shape[2]
+        return fit_probe(features.flatten(1), truth, counts, whole, means=means)
+
     # Each depth's probe, work for hardly more than one thread, is fitted on the way to the next.
     with (
         one_beside() as beside,
@@ -157,14 +166,10 @@ def choose_depth(
             # An earlier choice may have stopped before it came here.
             climb.begin([ids for ids in texts if ids.tobytes() not in known])
             new = climb.pooled()
-            kept.put(new, progress)
-            both = new | known
-            features = torch.stack([both[ids.tobytes()] for ids in texts]).float().flatten(1)
             if probing:
                 judge()
             running[stop] = climb.here()
-            width = features.shape[1] // 2
-            probing.append(beside.submit(fit_probe, features, truth, counts, whole, means=width))
+            probing.append(beside.submit(keep_and_probe, kept, new, known))
             if curve.settled(SURE - 1):
                 judge()
             if curve.settled(SURE):
