@@ -144,6 +144,7 @@ def train_seconds(arguments: list[str]) -> float:
         command += ["-o", f"{folder}/model", *arguments]
         # No activations of an earlier run are found; writing them is part of the time.
         own = {**os.environ, "LASTBLOCK_CACHE": str(own_cache(Path(folder) / "cache"))}
+        os.sync()  # what was written before is not to be flushed meanwhile
         return seconds_of(lambda: subprocess.run(command, env=own, check=True))
 
 

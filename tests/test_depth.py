@@ -6,10 +6,12 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from tiny import random_decoder
+from tiny import FAMILIES, random_decoder
 
 from lastblock.activations import ActivationStore, run_prefix
 from lastblock.classifier import SequenceClassifier
+from lastblock.decoder.config import DecoderConfig
+from lastblock.decoder.decoder import Decoder
 from lastblock.depth import (
     Choice,
     Curve,
@@ -223,6 +225,27 @@ def test_nothing_higher_is_looked_at_where_it_hardly_matters() -> None:
     assert not easy.settled(3)
     assert not rising.settled(1)
     assert not hard.settled(1)
+
+
+def test_what_fell_behind_may_be_chosen_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    curve, accuracy = Curve(512, 8), [500 / 512, 1.0, 1.0, 498 / 512]
+    depths = candidates(8, 1)
+    kept = set(depths)
+    for depth, value in zip(depths, accuracy, strict=True):
+        curve.add(depth, value)
+        kept &= {*curve.in_the_running(), *depths[len(curve.depths) :]}
+    assert curve.chosen() not in kept
+    said = iter(accuracy)
+    monkeypatch.setattr("lastblock.depth._accuracy", lambda *_: next(said))
+    monkeypatch.setattr("lastblock.depth._most_frequent", lambda *_: 0.5)
+    shape = {**FAMILIES["llama"], "num_hidden_layers": 8, "vocab_size": 600}
+    ids = [np.array([i], dtype=np.int32) for i in range(512)]
+    decoder = Decoder(DecoderConfig.from_dict(shape))
+    for parameter in decoder.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    choice = choose_depth(decoder, ids, torch.arange(512) % 2, 1, fresh())
+    assert choice.frozen_blocks == curve.chosen()
+    assert choice.activations == {}  # to be computed like all others'
 
 
 def test_texts_of_no_weight_have_no_say() -> None:

@@ -130,7 +130,8 @@ def choose_depth(
     several, base = targets.dim() == 2, _most_frequent(truth, counts)
     curve = Curve(len(texts), n_layers, several=several, alike=alike, base=base)
     stops = sorted({*wanted, *(d for frozen in wanted for d in summary_depths(n_layers, frozen))})
-    known = states(wanted[0]).known(texts)
+    stores = {depth: states(depth) for depth in wanted}
+    known = stores[wanted[0]].known(texts)
     climb = _Ascent(decoder)
     climb.begin([ids for ids in texts if ids.tobytes() not in known])
     running: dict[int, list[Climb]] = {}
@@ -161,15 +162,14 @@ def choose_depth(
             advance(climb.to(stop))
             if stop not in wanted:
                 continue
-            kept = states(stop)
-            known = kept.known(texts)
+            known = stores[stop].known(texts)
             # An earlier choice may have stopped before it came here.
             climb.begin([ids for ids in texts if ids.tobytes() not in known])
             new = climb.pooled()
             if probing:
                 judge()
             running[stop] = climb.here()
-            probing.append(beside.submit(keep_and_probe, kept, new, known))
+            probing.append(beside.submit(keep_and_probe, stores[stop], new, known))
             if curve.settled(SURE - 1):
                 judge()
             if curve.settled(SURE):
@@ -185,7 +185,8 @@ def choose_depth(
         accuracy=curve.accuracy,
         texts=len(texts),
         reason=curve.reason(),
-        activations=climb.activations(running[frozen], summary),
+        # A depth that fell behind may be the one in the end, as those above it change its value.
+        activations=climb.activations(running.get(frozen, []), summary),
         tokens=climb.tokens,
     )
 
@@ -254,7 +255,7 @@ class Curve:
     Chosen is the best then, or where the standard error is at most ``CERTAIN`` the lowest that does
     as well, if it does much better than always saying the most frequent class, which ``base`` of
     the texts have. In the running are those within a standard error of the best, and those that
-    may yet be that lowest one.
+    may yet be that lowest one: nearly always the one that is chosen in the end is among them.
     """
 
     def __init__(

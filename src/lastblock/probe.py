@@ -68,7 +68,7 @@ def fit_probe(
 
     Features are standardised first, and where some are mean states, these are multiplied by one of
     ``MEANS``: the smallest, unless more is clearly better. This is judged, and the penalty chosen,
-    by the squared error on texts left out, and tried is what comes next as long as that falls. The
+    by the squared error on texts left out; larger multiples are tried as long as that falls. The
     scores are sharpened into logits by the factor that gives those texts the smallest cross-entropy
     (Hoerl & Kennard 1970; Platt 1999 for the scale).
 
@@ -97,7 +97,7 @@ def fit_probe(
     ridge = _Ridge(x.to(dtype), signed.to(dtype), w.to(dtype), means)
     without = [(held, ridge.without(fitted_on, held)) for fitted_on, held in parts]
     kept: tuple[Tensor, float, int, float, Tensor] | None = None
-    near, last = len(PENALTIES) // 2, math.inf
+    near, last = None, math.inf
     for share in MEANS if means else (1.0,):
         unit = means * share**2 + x.shape[1] - means  # the features' summed variance
         judged = _judge(ridge, without, [penalty * unit for penalty in PENALTIES], share, w)
@@ -143,13 +143,15 @@ def _judge(
     return judged
 
 
-def _lowest(judged: Callable[[int], tuple[Tensor, Tensor]], near: int) -> int:
-    """The penalty with the least errors, by number, downhill from ``near``."""
+def _lowest(judged: Callable[[int], tuple[Tensor, Tensor]], near: int | None) -> int:
+    """The penalty with the least errors, by number; downhill from ``near``, if that is known."""
 
     def height(i: int) -> float:
         return float(judged(i)[1].mean())
 
     numbers = range(len(PENALTIES))
+    if near is None:
+        return min(numbers, key=height)
     for _ in numbers:
         near = min(numbers[max(0, near - 1) : near + 2], key=height)
     return near

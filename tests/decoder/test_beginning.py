@@ -38,6 +38,26 @@ def test_states_are_the_same_at_every_depth(family, texts, short, use_kernels, m
             _close(climb.to(depth).states(), _up(decoder, ids, depth))
 
 
+@pytest.mark.parametrize("shortest", [2, 4, 5])
+@pytest.mark.parametrize("family", FAMILIES)
+@torch.inference_mode()
+def test_pooled_states_are_those_of_all_states(family, shortest):
+    """Also where a text is no more than what the others begin with, or ends in padding alike."""
+    decoder, ids = random_decoder(family), torch.randint(0, 97, (3, 20))
+    ids[:, :4] = torch.tensor([5, 6, 0, 0])
+    lengths = torch.tensor([20, 11, shortest])
+    for row, length in enumerate(lengths.tolist()):
+        ids[row, length:] = 0
+    decoder.begin_with(ids[0, :4])
+    climb = decoder.climb(ids)
+    for depth in (0, 1, 4):
+        last, mean = climb.to(depth).pooled(lengths)
+        states = climb.states()
+        for row, length in enumerate(lengths.tolist()):
+            _close(last[row], states[row, length - 1])
+            _close(mean[row], states[row, :length].mean(0))
+
+
 @torch.inference_mode()
 def test_other_and_much_longer_texts_are_run_whole():
     decoder, ids = random_decoder(), torch.randint(0, 97, (3, 20))

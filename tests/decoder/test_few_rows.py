@@ -54,6 +54,14 @@ def test_projected_states_and_the_weight_s_gradient_equal_float64(rows, out, siz
     _close(found, into.double().T @ x.double())
 
 
+def test_projected_states_may_lie_anywhere():
+    x, weight = torch.randn(90, 60)[::3, 10:40], torch.randn(20, 30).requires_grad_()
+    y = few_rows.project(x, weight)
+    (found,) = torch.autograd.grad(y.sum(), weight)
+    _close(y.detach(), x.double() @ weight.detach().double().T)
+    _close(found, x.double().sum(0).expand(20, 30))
+
+
 def test_projections_are_the_same_whoever_computes_them():
     x, weight = torch.randn(1500, 300), torch.randn(200, 300)
     alone, threads = few_rows.project(x[700:701], weight), torch.get_num_threads()

@@ -203,15 +203,17 @@ class Climb:
     def pooled(self, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Last token's states and mean states of texts of such lengths (B,): each (B, C), float32.
 
-        Without putting ``states`` together.
+        ``states`` are not put together for that.
         """
-        first, own = self._first(), self._own.float()
+        first, x = self._first(), self._own.float()
+        if first is not None and lengths.min() <= first.shape[1]:  # nothing follows
+            first, x = None, self.states().float()
         before = 0 if first is None else first.shape[1]
-        last = own[torch.arange(len(own)), lengths - before - 1]
-        total = sum_states(own, lengths - before)
+        own = lengths - before
+        total = sum_states(x, own)
         if first is not None:
             total += first.float().sum(1)
-        return last, total / lengths[:, None]
+        return x[torch.arange(len(x)), own - 1], total / lengths[:, None]
 
     def _first(self) -> Tensor | None:
         """Hidden states here of what the texts begin with, (1, S, C), if that is known."""

@@ -111,9 +111,10 @@ class _Multiply(torch.autograd.Function):
 def project(x: Tensor, weight: Tensor) -> Tensor:
     """Frozen states x (N, in), however many, times the transpose of a weight, (out, in): (N, out).
 
-    For small weights, as they are turned round first. What ``can_attend`` said of x holds here.
+    For small weights, as they are turned round first. x is float32, as ``can_attend`` asked of the
+    states it is from.
     """
-    y: Tensor = _Project.apply(x, weight)  # type: ignore[no-untyped-call]
+    y: Tensor = _Project.apply(x.contiguous(), weight)  # type: ignore[no-untyped-call]
     return y
 
 
