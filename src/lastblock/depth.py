@@ -175,7 +175,6 @@ def choose_depth(
             if curve.settled(SURE):
                 break
         judge()
-        advance(stops[-1] - climb.depth)
     frozen = curve.chosen()
     summary = summary_depths(n_layers, frozen)
     return Choice(
