@@ -18,7 +18,7 @@ enum { BLOCK = 9 };
 /* Terms that all rows' sums take before the next ones. */
 enum { CHUNK = 48 };
 /* Rows whose sums are done with before the next ones', so that they stay in cache. */
-enum { MOST_ROWS = 256 };
+enum { AT_ONCE = 256 };
 
 #define EACH_ROW(of) of(0) of(1) of(2) of(3) of(4) of(5) of(6) of(7)
 /* One function for each number of rows, so that what is not there costs nothing. */
@@ -131,7 +131,7 @@ TARGET static void dots(const float *x, int64_t x_row, int64_t n, const float *w
     }
 }
 
-INLINE void sum_tile(const int rows, const float *some, const float *w, int64_t w_row,
+INLINE void sum_tile(const int rows, const float *a, int64_t a_row, const float *w, int64_t w_row,
                      int64_t terms, float *y, int64_t y_row, int64_t columns, int more, int fetch)
 {
     const __mmask16 m0 = lanes(columns), m1 = lanes(columns - 16), m2 = lanes(columns - 32);
@@ -144,7 +144,7 @@ INLINE void sum_tile(const int rows, const float *some, const float *w, int64_t 
     }
 #define STEP(r)                                                                                   \
     if (r < rows) {                                                                               \
-        const __m512 v = _mm512_set1_ps(some[r * CHUNK + t]);                                     \
+        const __m512 v = _mm512_set1_ps(a[r * a_row + t]);                                        \
         TAKE(r, v, 3)                                                                             \
     }
 #define FINISH(r)                                                                                 \
@@ -174,19 +174,14 @@ INLINE void sum_tile(const int rows, const float *some, const float *w, int64_t 
 TARGET static void sums(const float *a, int64_t a_row, int64_t n, const float *w, int64_t w_row,
                         int64_t terms, int64_t columns, float *y, int64_t y_row)
 {
-    /* Rows may stand a power of two apart, and would want the same places in the cache. */
-    float some[MOST_ROWS * CHUNK];
-    for (; n > 0; n -= MOST_ROWS, a += MOST_ROWS * a_row, y += MOST_ROWS * y_row) {
-        const int64_t here = least(n, MOST_ROWS);
+    for (; n > 0; n -= AT_ONCE, a += AT_ONCE * a_row, y += AT_ONCE * y_row) {
+        const int64_t here = least(n, AT_ONCE);
         for (int64_t t = 0; t < terms || t == 0; t += CHUNK) {
-            const int64_t now = least(CHUNK, terms - t);
-            for (int64_t r = 0; r < here; r++)
-                memcpy(some + r * CHUNK, a + r * a_row + t, now * sizeof(float));
             for (int64_t c = 0; c < columns; c += COLUMNS) {
                 for (int64_t r = 0; r < here; r += ROWS) {
 #define TILE(rows)                                                                                \
-    sum_tile(rows, some + r * CHUNK, w + t * w_row + c, w_row, now, y + r * y_row + c, y_row,     \
-             columns - c, t > 0, r == 0)
+    sum_tile(rows, a + r * a_row + t, a_row, w + t * w_row + c, w_row, least(CHUNK, terms - t),   \
+             y + r * y_row + c, y_row, columns - c, t > 0, r == 0)
                     BY_ROWS(here - r, TILE)
 #undef TILE
                 }
