@@ -238,6 +238,20 @@ def test_what_is_not_computed_is_refused(fields, message, reference, tmp_path):
     assert not (tmp_path / "ours").exists()
 
 
+def test_what_the_library_cannot_dequantise_is_refused(reference, tmp_path):
+    path, name = tmp_path / "tiny.gguf", b"blk.0.attn_q.weight"
+    _write(reference("llama", **_changes("llama")), "llama", Kind.F32, path)
+    whole = bytearray(path.read_bytes())
+    kind = whole.index(name) + len(name) + 4 + 2 * 8  # after how many sizes there are, and these
+    assert struct.unpack_from("<I", whole, kind) == (Kind.F32,)
+    struct.pack_into("<I", whole, kind, Kind.I32)
+    path.write_bytes(whole)
+    with pytest.raises(WeightsError, match=r"attn_q\.weight is of type I32.*another") as raised:
+        convert(path, tmp_path / "ours", source={})
+    assert str(path) in str(raised.value)
+    assert not (tmp_path / "ours").exists()
+
+
 def test_an_unknown_architecture_lists_those_known(tmp_path):
     writer = gguf.GGUFWriter(tmp_path / "x.gguf", "mamba")
     writer.write_header_to_file()
