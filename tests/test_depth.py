@@ -191,7 +191,7 @@ def test_any_number_of_trained_blocks(blocks: int) -> None:
 
 
 def test_what_others_left_in_the_store_changes_no_choice() -> None:
-    """A text's states are kept up to the highest depth, whoever asked for them first."""
+    """A text's states at a depth are kept, whoever asked for them first."""
     decoder, store = random_decoder(), fresh()
     ids, kinds = texts()
     choose_depth(decoder, ids[:40], torch.randint(0, 2, (40,)), 1, store)
