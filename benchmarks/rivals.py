@@ -173,12 +173,12 @@ def fasttext(train: Examples, test: Examples, seed: int, seconds: int = 60) -> f
 
 
 def trainer(
-    train: Examples, test: Examples, seed: int, *, last_block: bool, epochs: int = 5
+    train: Examples, test: Examples, seed: int, *, last_block: bool, **settings: Any
 ) -> float:
-    """transformers' Trainer on the default decoder: its last block and head, or all of it."""
+    """transformers' Trainer on the default decoder, five epochs: its last block, or all of it."""
     with _quiet(), tempfile.TemporaryDirectory() as folder:
         run, encoded, names = make_trainer(
-            train, seed, folder, last_block=last_block, num_train_epochs=epochs
+            train, seed, folder, last_block=last_block, num_train_epochs=5, **settings
         )
         run.train()
         said = run.predict(encoded(test)).predictions.argmax(1)
