@@ -1,6 +1,7 @@
 """Tail and probe together."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -8,9 +9,16 @@ from tiny import SETTINGS, random_decoder, random_part
 
 from lastblock.activations import ActivationStore, run_summary, run_tail
 from lastblock.classifier import SequenceClassifier
-from lastblock.ensemble import add_probe, weigh
-from lastblock.probe import cross_entropy, fit_probe
+from lastblock.ensemble import LEAST_GAIN, _if_worth_it, add_probe, weigh
+from lastblock.lexicon import Lexicon, Ngrams, count_ngrams
+from lastblock.probe import cross_entropy, fit_lexicon, fit_probe
 from lastblock.runtime import Silent
+from lastblock.tokenization.batching import TokenIds
+
+
+def ngrams(sequences: Sequence[TokenIds]) -> Ngrams:
+    """Those of the token ids, written as numbers."""
+    return count_ngrams([" ".join(map(str, ids)) for ids in sequences])
 
 
 def test_weights_are_those_of_the_least_cross_entropy() -> None:
@@ -28,8 +36,9 @@ def test_weights_are_those_of_the_least_cross_entropy() -> None:
 
 @pytest.mark.parametrize("validated", [False, True])
 @pytest.mark.parametrize("weighted", [False, True])
-def test_logits_are_the_weighted_sum_of_both(validated: bool, weighted: bool) -> None:
-    classifier = SequenceClassifier(random_decoder(), 3, summary_depths=(1, 2))
+@pytest.mark.parametrize("words", [False, True])
+def test_logits_are_the_weighted_sum_of_all(validated: bool, weighted: bool, words: bool) -> None:
+    classifier = SequenceClassifier(random_decoder(), 3, summary_depths=(1, 2), lexicon=words)
     train, validation = random_part(40), random_part(120) if validated else None
     if weighted:
         train = dataclasses.replace(train, weights=torch.rand(40).double().numpy())
@@ -40,30 +49,76 @@ def test_logits_are_the_weighted_sum_of_both(validated: bool, weighted: bool) ->
         for parameter in classifier.trainable_parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
     alone = run_tail(classifier, train.sequences, store)
-    mixture, unseen = add_probe(classifier, store, train, validation, SETTINGS, untrained, Silent())
+    mixture, unseen = add_probe(
+        classifier, store, train, validation, SETTINGS, untrained, Silent(), ngrams
+    )
     summary = run_summary(classifier, train.sequences, store)
     weights = None if train.weights is None else torch.from_numpy(train.weights)
-    probe = fit_probe(
-        summary, torch.from_numpy(train.labels), weights, means=classifier.probed_means
-    )
+    labels = torch.from_numpy(train.labels)
+    probe = fit_probe(summary, labels, weights, means=classifier.probed_means)
     expected = mixture.tail * alone + mixture.probe * (summary @ probe.weight.T + probe.bias)
     together = run_tail(classifier, train.sequences, store)
     torch.testing.assert_close(together, expected, rtol=1e-4, atol=1e-4)
+    lexicon = Lexicon(3)
+    known = mixture.probe * probe.out_of_fold
+    if words:
+        known = known + mixture.lexicon * fit_lexicon(
+            lexicon, ngrams(train.sequences), labels, weights
+        )
+        said = classifier.lexicon(ngrams(train.sequences))
+        wanted = mixture.lexicon * lexicon(ngrams(train.sequences))
+        torch.testing.assert_close(said, wanted, rtol=1e-4, atol=1e-4)
+    assert (mixture.lexicon == 0) or words
     assert mixture.texts == (120 if validated else 40)
     assert (mixture.measured_on == "validation part") == validated
     assert (unseen is None) == validated
-    if unseen is not None:  # the probe's part is known; the tails that make up the rest are not
-        rest = unseen - mixture.probe * probe.out_of_fold
+    if unseen is not None:  # what the tails that make up the rest say is not known
         assert unseen.shape == (40, 3)
-        assert bool((rest != 0).any()) == (mixture.tail > 0)
+        rest = (unseen - known).abs() > 1e-5
+        assert bool(rest.any()) == (mixture.tail > 0)
 
 
-def test_before_training_there_is_no_probe() -> None:
-    classifier = SequenceClassifier(random_decoder(), 3, summary_depths=(1, 2))
+def test_before_training_there_is_neither_probe_nor_lexicon() -> None:
+    classifier = SequenceClassifier(random_decoder(), 3, summary_depths=(1, 2), lexicon=True)
     train, store = random_part(30), ActivationStore()
     before = run_tail(classifier, train.sequences, store)
     untrained = classifier.tail_state()
-    add_probe(classifier, store, train, None, SETTINGS, untrained, Silent())
+    add_probe(classifier, store, train, None, SETTINGS, untrained, Silent(), ngrams)
     assert not torch.allclose(run_tail(classifier, train.sequences, store), before)
     classifier.load_tail_state(untrained)
     torch.testing.assert_close(run_tail(classifier, train.sequences, store), before)
+    assert not classifier.lexicon(ngrams(train.sequences)).any()
+
+
+def test_words_count_where_they_know_what_the_decoder_does_not() -> None:
+    classifier = SequenceClassifier(random_decoder(), 3, summary_depths=(1, 2), lexicon=True)
+    part, store = random_part(120), ActivationStore()
+    names = {
+        ids.tobytes(): f"{'abc'[label] * 5}"
+        for ids, label in zip(part.sequences, part.labels, strict=True)
+    }
+
+    def named(sequences: Sequence[TokenIds]) -> Ngrams:
+        return count_ngrams([names[ids.tobytes()] for ids in sequences])
+
+    untrained = classifier.tail_state()
+    mixture, unseen = add_probe(classifier, store, part, None, SETTINGS, untrained, Silent(), named)
+    assert mixture.lexicon > mixture.tail + mixture.probe
+    assert "its bare words'" in mixture.reason
+    assert (unseen.argmax(1).numpy() == part.labels).all()
+
+
+def test_words_that_gain_too_little_count_nothing() -> None:
+    labels = torch.randint(0, 3, (40,))
+    right = torch.nn.functional.one_hot(labels, 3).float()
+    said, noise = right + torch.randn(40, 3), torch.randn(40, 3)
+    sharp, _ = weigh(said, torch.zeros(40, 3), labels)
+    said, part = sharp * said, dataclasses.replace(random_part(40), labels=labels.numpy())
+    assert _if_worth_it(said, torch.zeros(40, 3), part) == (1.0, 0.0)
+    assert _if_worth_it(said, 9 * right, part) == weigh(said, 9 * right, labels)
+    for share in (0.0, 0.03, 0.1, 0.3, 1.0):
+        words = noise + share * right
+        both, factor = weigh(said, words, labels)
+        gain = cross_entropy(said, labels) - cross_entropy(both * said + factor * words, labels)
+        expected = (both, factor) if 40 * gain > LEAST_GAIN else (1.0, 0.0)
+        assert _if_worth_it(said, words, part) == expected

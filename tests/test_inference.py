@@ -8,8 +8,9 @@ import pytest
 from tiny import Said, messages
 
 from lastblock import TextClassifier
-from lastblock.activations import ActivationStore
+from lastblock.activations import ActivationStore, run_tail
 from lastblock.inference import TextModel, in_windows
+from lastblock.lexicon import count_ngrams
 from lastblock.tokenization.batching import Frame
 
 
@@ -90,7 +91,10 @@ def test_each_window_stands_in_the_prompt(model: TextModel) -> None:
     assert of.tolist() == [0] * len(parts)
     assert all(part[:2].tolist() == bare.encode(["ab"])[0].tolist() for part in parts)
     assert all(part[-2:].tolist() == bare.encode(["cd"])[0].tolist() for part in parts)
-    mean = bare.logits(parts).mean(0)
+    decoder_says = run_tail(bare.classifier, parts, ActivationStore()).mean(0)
+    windows = model.tokenizer.decode_batch([asked.frame.inside(part) for part in parts])
+    assert "".join(dict.fromkeys("".join(windows))) == "efghijkl"  # they overlap; no prompt
+    mean = (decoder_says + bare.classifier.lexicon(count_ngrams(windows)).mean(0)).numpy()
     np.testing.assert_allclose(asked.logits([sequence])[0], mean, rtol=1e-5, atol=1e-6)
 
 

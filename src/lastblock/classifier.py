@@ -5,6 +5,8 @@
     probe    a linear layer on the means of frozen states at a few depths and on the last token's
              state at the top of the prefix, added to the head's output where there is one; see
              probe.py
+    lexicon  a linear layer on a text's words and letters, likewise; see lexicon.py. Whoever has
+             the text adds what it says
 
 Under a causal mask no token sees what stands to its right, so padding on the right changes
 nothing for the tokens before it, and the last trainable block needs the query of the pooled
@@ -27,6 +29,7 @@ from lastblock.config import AttentionKind, Precision, Settings
 from lastblock.decoder.decoder import Decoder, sum_states
 from lastblock.decoder.precision import Int8Linear, precision_facts, set_precision
 from lastblock.errors import ConfigError
+from lastblock.lexicon import Lexicon
 
 PooledBy = Literal["last", "mean", "first"]
 
@@ -43,6 +46,7 @@ class SequenceClassifier(nn.Module):
             or the mean over all real ones.
         summary_depths: after how many blocks of the frozen prefix the mean state of a text is
             taken for the probe; none, no probe.
+        lexicon: whether there is one.
         train_embeddings: train them too; then no block may be frozen.
         attention: "full" lets tokens see those after them, padding too: for texts that are all
             filled to one length.
@@ -59,6 +63,7 @@ class SequenceClassifier(nn.Module):
         trainable_blocks: int = 1,
         pooling: PooledBy = "last",
         summary_depths: Sequence[int] = (),
+        lexicon: bool = False,
         train_embeddings: bool = False,
         attention: AttentionKind = "causal",
     ) -> None:
@@ -85,6 +90,7 @@ class SequenceClassifier(nn.Module):
             self.probe = nn.Linear(self.probed, n_classes)
             for parameter in self.probe.parameters():  # fitted in closed form, not by gradients
                 nn.init.zeros_(parameter).requires_grad_(False)
+        self.lexicon = Lexicon(n_classes) if lexicon else None
         self.train_embeddings = train_embeddings
         self.prefix_precision: Precision | None = None  # as the weights are stored
         for parameter in self.decoder.parameters():
@@ -175,14 +181,19 @@ class SequenceClassifier(nn.Module):
         return small + sum(p.numel() for p in self.parameters())
 
     @torch.no_grad()
-    def join(self, weight: Tensor, bias: Tensor, tail: float, probe: float) -> None:
-        """Take in a fitted probe's weight and bias, and weigh its logits against the head's."""
+    def join(
+        self, weight: Tensor, bias: Tensor, *, tail: float, probe: float, lexicon: float
+    ) -> None:
+        """Take in a fitted probe's weight and bias; weigh its logits, the head's, the lexicon's."""
         if self.probe is None:
             raise ValueError("this classifier has no summary depths, so no probe")
-        for parameter in self.head.parameters():
-            parameter.mul_(tail)
-        self.probe.weight.copy_(probe * weight)
-        self.probe.bias.copy_(probe * bias)
+        self.probe.weight.copy_(weight)
+        self.probe.bias.copy_(bias)
+        for layer, factor in ((self.head, tail), (self.probe, probe)):
+            for parameter in layer.parameters():
+                parameter.mul_(factor)
+        if self.lexicon is not None:
+            self.lexicon.scale(lexicon)
 
     def trainable_parameters(self) -> list[nn.Parameter]:
         return [p for p in self.parameters() if p.requires_grad]
@@ -197,11 +208,11 @@ class SequenceClassifier(nn.Module):
             parameter.copy_(state[name])
 
     def _learnt(self) -> list[tuple[str, nn.Parameter]]:
-        """What training changes: the probe too, though not by gradients."""
+        """What training changes: probe and lexicon too, though not by gradients."""
         return [
             (name, p)
             for name, p in self.named_parameters()
-            if p.requires_grad or name.startswith("probe.")
+            if p.requires_grad or name.startswith(("probe.", "lexicon."))
         ]
 
     @property
@@ -299,6 +310,7 @@ def make_classifier(decoder: Decoder, settings: Settings, n_classes: int) -> Seq
         trainable_blocks=settings.trainable_blocks,
         pooling="last" if settings.pooling == "padded" else settings.pooling,
         summary_depths=settings.summary_depths,
+        lexicon=settings.lexicon,
         train_embeddings=settings.train == "all",
         attention=settings.attention,
     )

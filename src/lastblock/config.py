@@ -217,6 +217,11 @@ class ModelConfig:
         "Words that the decoder reads around each text, which stands for {text}; '{text}' for "
         "none. The recipe's own if not given: auto asks for the text in one word.",
     )
+    lexicon: bool | None = _setting(
+        None,
+        "Let a text's bare words and letters, read by a linear classifier, have a say beside the "
+        "decoder: as much as helps on texts that neither has learnt from.",
+    )
     weights: Weights = _setting(
         "pretrained",
         "Begin with the decoder's weights, or with random ones (by --seed), to see what it had "
@@ -538,7 +543,8 @@ class Settings:
     ``decay`` is what the learning rate does after ``warmup`` (a share of all steps): "none" or
     "cosine" to zero. ``eval_texts`` texts of each part are judged every ``eval_steps`` steps.
     ``keep_best`` keeps the epoch with the lowest validation loss rather than the last. A probe sees
-    the mean states after ``summary_depths`` blocks; without any there is none. The decoder reads
+    the mean states after ``summary_depths`` blocks; without any there is none, and no ``lexicon``,
+    which is whether words have a say of their own. The decoder reads
     each text in its place in ``prompt``, whose words ``max_length`` does not count. ``calibrate``
     divides logits by a temperature where the validation part allows to fit one.
     """
@@ -565,6 +571,7 @@ class Settings:
     train: Trained = "blocks"
     lora_rank: int = 8
     summary_depths: tuple[int, ...] = ()
+    lexicon: bool = False
     long_text: LongText = "truncate"
     class_weight: ClassWeight = None
     threshold: str | float | None = None

@@ -1,17 +1,18 @@
-"""WEIGH: how much tail and probe each count, from texts that neither has learnt from.
+"""WEIGH: how much tail, probe and lexicon each count, from texts that none has learnt from.
 
 A tail tuned on few examples is often worse than a ridge regression on frozen mean states, and with
-many it is better; together they are nearly always at least as good as the better one. How much
-each counts is therefore measured, on the validation part where it is large enough, else by
-cross-validation on the training part, which costs little as the activations are there already.
+many it is better; words say what neither knows where the decoder hardly knows the language.
+Together they are nearly always at least as good as the best one. How much each counts is therefore
+measured, on the validation part where it is large enough, else by cross-validation on the training
+part, which costs little as the activations are there already.
 
-Knows activations and class numbers; no text, no files.
+Knows activations, n-grams and class numbers; no text, no files.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,8 @@ from torch import Tensor
 from lastblock.activations import ActivationStore, run_summary, run_tail
 from lastblock.classifier import SequenceClassifier
 from lastblock.config import Settings
-from lastblock.probe import SHARPNESS, cross_entropy, fit_probe, folds
+from lastblock.lexicon import Ngrams
+from lastblock.probe import SHARPNESS, cross_entropy, fit_lexicon, fit_probe, folds
 from lastblock.runtime import Progress
 from lastblock.tokenization.batching import TokenIds
 from lastblock.training import Encoded, train_tail
@@ -30,15 +32,19 @@ from lastblock.training import Encoded, train_tail
 # be trained a few times more instead.
 FEW_VALIDATION_TEXTS, CROSS_VALIDATE_UP_TO = 100, 2_000
 FOLDS = 3
+# Nats by which all texts together must be likelier before the lexicon counts at all: one for each
+# number that is fitted besides (Akaike 1974). Few texts are soon fitted by words that mean nothing.
+LEAST_GAIN = 2.0
 SHARES = tuple(i / 20 for i in range(21))
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """Factors of the tail's logits and of the probe's, and what they were measured on."""
+    """Factors of the logits of tail, probe and lexicon, and what they were measured on."""
 
     tail: float
     probe: float
+    lexicon: float
     texts: int
     measured_on: str
     penalty: float
@@ -46,10 +52,12 @@ class Mixture:
     @property
     def reason(self) -> str:
         """The same in a sentence."""
-        share = self.probe / (self.tail + self.probe)
+        total = self.tail + self.probe + self.lexicon
+        words = f", {self.lexicon / total:.0%} its bare words'" if self.lexicon else ""
         return (
-            f"The answer is {1 - share:.0%} the trained tail's and {share:.0%} a linear probe's of "
-            f"the frozen states, as weighed on {self.texts:,} texts of the {self.measured_on}."
+            f"The answer is {self.tail / total:.0%} the trained tail's, {self.probe / total:.0%} a "
+            f"linear probe's of the frozen states{words}, as weighed on {self.texts:,} texts of "
+            f"the {self.measured_on}."
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -64,12 +72,14 @@ def add_probe(
     settings: Settings,
     untrained: dict[str, Tensor],
     progress: Progress,
+    ngrams: Callable[[Sequence[TokenIds]], Ngrams],
 ) -> tuple[Mixture, Tensor | None]:
-    """Fit the probe, weigh it against the trained tail, and put both into ``classifier``.
+    """Fit probe and lexicon, weigh them and the trained tail, and put all into ``classifier``.
 
-    ``store`` holds the activations of both parts; ``untrained`` is the tail before training. The
-    second result is what the two say together of each training text when their weights were fitted
-    without it, logits (n, n_classes); None where they were weighed on the validation part.
+    ``store`` holds the activations of both parts; ``untrained`` is the tail before training;
+    ``ngrams`` gives those of texts by their token ids. The second result is what all say together
+    of each training text when their weights were fitted without it, logits (n, n_classes); None
+    where they were weighed on the validation part.
     """
     summary = run_summary(classifier, train.sequences, store)
     probe = fit_probe(summary, *train.tensors(), train.of, means=classifier.probed_means)
@@ -83,9 +93,19 @@ def add_probe(
         probe_says = probe.out_of_fold
         judged, measured_on = train, f"training part ({FOLDS}-fold cross-validation)"
     tail, share = weigh(tail_says, probe_says, *judged.tensors())
-    classifier.join(probe.weight, probe.bias, tail, share)
-    mixture = Mixture(tail, share, judged.texts, measured_on, probe.penalty)
-    return mixture, tail * tail_says + share * probe_says if judged is train else None
+    said, words = tail * tail_says + share * probe_says, 0.0
+    if classifier.lexicon is not None:
+        words_say = fit_lexicon(
+            classifier.lexicon, ngrams(train.sequences), *train.tensors(), train.of
+        )
+        if judged is not train:
+            words_say = classifier.lexicon(ngrams(judged.sequences))
+        both, words = _if_worth_it(said, words_say, judged)
+        said = both * said + words * words_say
+        tail, share = both * tail, both * share
+    classifier.join(probe.weight, probe.bias, tail=tail, probe=share, lexicon=words)
+    mixture = Mixture(tail, share, words, judged.texts, measured_on, probe.penalty)
+    return mixture, said if judged is train else None
 
 
 def cross_validates(train: Encoded, validation: Encoded | None) -> bool:
@@ -96,11 +116,21 @@ def cross_validates(train: Encoded, validation: Encoded | None) -> bool:
 
 
 def weigh(
-    tail: Tensor, probe: Tensor, targets: Tensor, weights: Tensor | None = None
+    one: Tensor, other: Tensor, targets: Tensor, weights: Tensor | None = None
 ) -> tuple[float, float]:
     """The factors of two sets of logits (n, n_classes) whose sum has the least cross-entropy."""
     tried = (((1 - share) * sharp, share * sharp) for sharp in SHARPNESS for share in SHARES)
-    return min(tried, key=lambda by: cross_entropy(by[0] * tail + by[1] * probe, targets, weights))
+    return min(tried, key=lambda by: cross_entropy(by[0] * one + by[1] * other, targets, weights))
+
+
+def _if_worth_it(said: Tensor, words_say: Tensor, judged: Encoded) -> tuple[float, float]:
+    """The factors of the two, as ``weigh`` has them; 1 and 0 where the second gains too little."""
+    both, words = weigh(said, words_say, *judged.tensors())
+    labels, weights = judged.tensors()
+    answers = judged.texts * (labels.shape[1] if labels.dim() == 2 else 1)
+    without = cross_entropy(said, labels, weights)
+    gain = answers * (without - cross_entropy(both * said + words * words_say, labels, weights))
+    return (both, words) if gain > LEAST_GAIN else (1.0, 0.0)
 
 
 def _out_of_fold(

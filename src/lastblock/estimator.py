@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ from lastblock.depth import Choice, candidates, choose_depth
 from lastblock.ensemble import add_probe, cross_validates
 from lastblock.errors import ConfigError, DataError
 from lastblock.explanation import Explanations
-from lastblock.inference import TextModel, encode, in_windows, over_windows
+from lastblock.inference import TextModel, encode, in_windows, ngrams_of, over_windows
 from lastblock.runtime import Progress, Silent, Stopwatch, seed_everything
 from lastblock.targets import Numbers, Targets, class_weights, read_targets, weigh
 from lastblock.tokenization.batching import Frame, TokenIds
@@ -72,6 +73,8 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         max_length: tokens a text is cut to.
         long_text: what is read of a longer one: "truncate", "head-tail" or "window".
         prompt: words that the decoder reads around each text, which stands for ``{text}``.
+        lexicon: whether a text's bare words and letters have a say beside the decoder, as much as
+            helps on texts not learnt from.
         weights: begin with those of the "pretrained" decoder, or with "random" ones.
         attention: "causal", or "full": a token sees those after it too. For full the pooling has
             to be "padded".
@@ -99,7 +102,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         history_: losses and accuracies seen while training.
         calibration_: the temperature that the validation texts ask for.
         choice_: how the depth was chosen, as in report.json; None where it was given.
-        mixture_: how tail and probe were weighed, likewise; None where there is no probe.
+        mixture_: how tail, probe and lexicon were weighed, likewise; None where there is no probe.
         initial_tail_: the tail's weights before training, by name.
         seconds_: time spent by step.
 
@@ -122,6 +125,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         max_length: int | None = None,
         long_text: str | None = None,
         prompt: str | None = None,
+        lexicon: bool | None = None,
         weights: str = "pretrained",
         attention: str = "causal",
         dtype: str = "auto",
@@ -146,6 +150,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.max_length = max_length
         self.long_text = long_text
         self.prompt = prompt
+        self.lexicon = lexicon
         self.weights = weights
         self.attention = attention
         self.dtype = dtype
@@ -277,7 +282,14 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             if classifier.probe is not None:
                 untrained = self.initial_tail_
                 mixture, in_turn = add_probe(
-                    classifier, store, train, validate, settings, untrained, progress
+                    classifier,
+                    store,
+                    train,
+                    validate,
+                    settings,
+                    untrained,
+                    progress,
+                    partial(ngrams_of, tokenizer=tokenizer, frame=frame),
                 )
                 progress.say(mixture.reason)
                 self.mixture_ = mixture.to_dict()
@@ -413,6 +425,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             max_length=self.max_length,
             long_text=self.long_text,  # type: ignore[arg-type]
             prompt=self.prompt,
+            lexicon=self.lexicon,
             weights=self.weights,  # type: ignore[arg-type]
             attention=self.attention,  # type: ignore[arg-type]
             dtype=self.dtype,  # type: ignore[arg-type]
@@ -487,6 +500,8 @@ def _params(settings: Settings) -> dict[str, Any]:
         given["trainable_blocks"] = None
     if settings.train != "lora":
         given["lora_rank"] = None
+    if settings.lexicon:  # which is refused where another depth leaves nothing frozen
+        given["lexicon"] = None
     return {name: given[name] for name in TextClassifier._get_param_names() if name in given}
 
 

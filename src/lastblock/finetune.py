@@ -339,6 +339,7 @@ def make_classifier(config: RunConfig) -> TextClassifier:
         max_length=model.max_length,
         long_text=model.long_text,
         prompt=model.prompt,
+        lexicon=model.lexicon,
         weights=model.weights,
         attention=model.attention,
         dtype=model.dtype,

@@ -20,6 +20,7 @@ from lastblock.data.examples import Label
 from lastblock.decision import UNSURE, Decision
 from lastblock.errors import ConfigError
 from lastblock.explanation import MOST_PAIRS, TOKEN_BUDGET, Explanation, Plan, make_plan
+from lastblock.lexicon import Ngrams, count_ngrams
 from lastblock.runtime import Progress
 from lastblock.tokenization.batching import Frame, TokenIds, head_and_tail, windows
 from lastblock.tokenization.tokenizer import Tokenizer
@@ -112,15 +113,24 @@ class TextModel:
     def logits(
         self, sequences: Sequence[TokenIds], progress: Progress | None = None
     ) -> npt.NDArray[np.float64]:
-        """What the head says (n, n_classes), float64, before any temperature.
+        """What the classifier says (n, n_classes), float64, before any temperature.
 
         Where texts are read in windows, the mean over a text's windows.
         """
         if self.settings.long_text != "window":
-            return run_tail(self.classifier, sequences, self.store, progress).double().numpy()
+            return self._logits(sequences, progress)
         parts, of = in_windows(sequences, self.settings, self.frame)
-        logits = run_tail(self.classifier, parts, self.store, progress).double().numpy()
-        return over_windows(logits, of)
+        return over_windows(self._logits(parts, progress), of)
+
+    def _logits(
+        self, sequences: Sequence[TokenIds], progress: Progress | None
+    ) -> npt.NDArray[np.float64]:
+        """Of token ids as the decoder reads them."""
+        logits = run_tail(self.classifier, sequences, self.store, progress).double()
+        lexicon = self.classifier.lexicon
+        if lexicon is not None and not lexicon.silent:
+            logits += lexicon(ngrams_of(sequences, self.tokenizer, self.frame))
+        return logits.numpy()
 
     def explain(
         self, text: str, label: Label | None = None, *, budget: int = TOKEN_BUDGET
@@ -218,6 +228,11 @@ def fit_length(ids: TokenIds, settings: Settings, frame: Frame) -> TokenIds:
     if settings.long_text == "head-tail":
         return frame.around(head_and_tail(ids, length))
     return frame.around(ids[:length])
+
+
+def ngrams_of(sequences: Sequence[TokenIds], tokenizer: Tokenizer, frame: Frame) -> Ngrams:
+    """What the lexicon reads of texts whose token ids stand in the prompt: themselves."""
+    return count_ngrams(tokenizer.decode_batch([frame.inside(ids) for ids in sequences]))
 
 
 def over_windows(

@@ -3,9 +3,10 @@
 Ridge regression on class indicators has a closed form, so a probe costs next to nothing once the
 states are there. Two uses: to choose the depth at which a decoder is cut, and to stand beside the
 tail in the classifier (``SequenceClassifier.probe``): with few examples it is the better of the
-two, with many it still knows things that the last token does not say.
+two, with many it still knows things that the last token does not say. A lexicon's weights are
+found likewise.
 
-Knows states and class numbers; no text, no files.
+Knows states, n-grams and class numbers; no text, no files.
 """
 
 from __future__ import annotations
@@ -20,12 +21,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy.sparse import csr_array
 from sklearn.model_selection import KFold, StratifiedKFold
 from torch import Tensor
 from torch.nn import functional as F
 
+from lastblock.lexicon import BUCKETS, Lexicon, Ngrams
+
 # Ridge penalties tried, in units of the features' summed variance.
 PENALTIES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+# The same for n-grams, whose rows are of unit length; and how many texts at most they are learnt
+# from, as that takes time with the cube of their number.
+NGRAM_PENALTIES, MOST_NGRAM_ROWS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0), 5_000
+# Common is an n-gram that more than one text in so many has.
+COMMON = 16
 # How much mean states may count beside the last token's: on topics more, on sentiment less.
 MEANS = (0.25, 0.5, 1.0, 2.0)
 # Standard errors by which it has to be better that they count more: a few texts cannot say.
@@ -79,18 +88,12 @@ def fit_probe(
         of: where rows are parts of longer texts, the number of each row's text, (n,).
         means: how many features, the first ones, are mean states, if not all.
     """
-    if weights is not None and weights.dim() == 2:
-        if weights.shape[1] > 1:
-            return _fit_each(features, targets, weights, of)
-        weights = weights[:, 0]
-    x = features.double()
-    w = torch.ones(len(x), dtype=torch.double) if weights is None else weights.double()
-    w = w / w.mean()
+    if weights is not None and weights.dim() == 2 and weights.shape[1] > 1:
+        return _fit_each(lambda y, w: fit_probe(features, y, w, of), targets, weights)
+    x, w, signed = features.double(), _mean_one(weights, len(features)), _signed(targets)
     mean = (w[:, None] * x).mean(0)
     scale = (w[:, None] * (x - mean) ** 2).mean(0).sqrt().clamp_min(1e-6)
     x = (x - mean) / scale
-    indicator = targets.double() if targets.dim() == 2 else F.one_hot(targets).double()
-    signed = 2 * indicator - 1
 
     parts = folds(targets, FOLDS, of)
     dtype = torch.float32 if len(x) <= MOST_IN_FLOAT32 else torch.double
@@ -100,9 +103,9 @@ def fit_probe(
     near, last = None, math.inf
     for share in MEANS if means else (1.0,):
         unit = means * share**2 + x.shape[1] - means  # the features' summed variance
-        judged = _judge(ridge, without, [penalty * unit for penalty in PENALTIES], share, w)
+        judged = _judge(ridge.y, without, [penalty * unit for penalty in PENALTIES], share, w)
         # The next share's is hardly ever far from it.
-        near = _lowest(judged, near)
+        near = _lowest(judged, len(PENALTIES), near)
         scores, errors = judged(near)
         if errors.mean() > last:
             break  # once it gets worse, it goes on to
@@ -111,9 +114,7 @@ def fit_probe(
             kept = (errors, share, near, PENALTIES[near] * unit, scores)
     assert kept is not None
     _, share, i, penalty, scores = kept
-    of_answers = w[:, None] if targets.dim() == 2 else w
-    losses = [cross_entropy(scores * sharp, targets, of_answers) for sharp in SHARPNESS]
-    sharp = SHARPNESS[int(np.argmin(losses))]
+    sharp = _sharpness(scores, targets, w)
     weight, bias = _Ridge(x, signed, w, means).solve(penalty, share)
     weight = sharp * weight / scale[:, None]
     return Probe(
@@ -124,8 +125,98 @@ def fit_probe(
     )
 
 
+def fit_lexicon(
+    lexicon: Lexicon,
+    ngrams: Ngrams,
+    targets: Tensor,
+    weights: Tensor | None = None,
+    of: Array | None = None,
+) -> Tensor:
+    """Fit a lexicon's weights to n texts, likewise; what it says of each when fitted without it.
+
+    These are logits (n, n_classes). Other arguments are as ``fit_probe`` has them. Of more than
+    ``MOST_NGRAM_ROWS`` texts so many are learnt from, evenly spread; the others it has not seen.
+    """
+    lexicon.learn_idf(ngrams)
+    parts = (lexicon.rows(ngrams).numpy(), ngrams.buckets.numpy(), ngrams.starts.numpy())
+    x = csr_array(parts, shape=(len(ngrams), BUCKETS))
+    rows = _spread(len(ngrams), MOST_NGRAM_ROWS, of)
+    if len(rows) < len(ngrams):
+        x, targets, of = x[rows], targets[rows], None if of is None else of[rows]
+        weights = None if weights is None else weights[rows]
+    fitted = _fit_rows(_products(x), targets, weights, of)
+    with torch.no_grad():
+        lexicon.weight.copy_(torch.from_numpy(x.T @ fitted.weight.T.numpy()))
+        lexicon.bias.copy_(fitted.bias)
+    said: Tensor = lexicon(ngrams)
+    said[rows] = fitted.out_of_fold
+    return said
+
+
+def _products(x: csr_array) -> Tensor:
+    """What n rows are to each other, (n, n) float32.
+
+    Columns that many rows have are multiplied as a dense matrix, as sparse products take time with
+    the square of how many have them.
+    """
+    n, columns = x.shape
+    common = np.bincount(x.indices, minlength=columns) * COMMON > n
+    dense, rare = torch.from_numpy(x[:, common].toarray()), x[:, ~common]
+    return dense @ dense.T + torch.from_numpy((rare @ rare.T).toarray())
+
+
+def _fit_rows(products: Tensor, targets: Tensor, weights: Tensor | None, of: Array | None) -> Probe:
+    """A probe of rows whose products (n, n) are known: ``weight`` (n_classes, n) is of rows."""
+    if weights is not None and weights.dim() == 2 and weights.shape[1] > 1:
+        return _fit_each(lambda y, w: _fit_rows(products, y, w, of), targets, weights)
+    w, signed = _mean_one(weights, len(targets)), _signed(targets)
+    ridge = _Dual(products, None, signed.float(), w.float())
+    without = [(held, ridge.without(fit, held)) for fit, held in folds(targets, FOLDS, of)]
+    judged = _judge(ridge.y, without, NGRAM_PENALTIES, 1.0, w)
+    i = _lowest(judged, len(NGRAM_PENALTIES), len(NGRAM_PENALTIES) // 2)
+    scores, _ = judged(i)
+    sharp = _sharpness(scores, targets, w)
+    return Probe(
+        weight=sharp * ridge.solve(NGRAM_PENALTIES[i], 1.0).T,
+        bias=sharp * ridge.mean,
+        out_of_fold=sharp * scores,
+        penalty=NGRAM_PENALTIES[i],
+    )
+
+
+def _spread(n: int, most: int, of: Array | None) -> Array:
+    """At most so many of n rows, evenly spread; of a text all ``of`` it or none, (n,)."""
+    if n <= most:
+        return np.arange(n)
+    if of is None:
+        return np.linspace(0, n - 1, most).round().astype(np.int64)
+    numbers = np.unique(of)
+    texts = numbers[_spread(len(numbers), max(1, most * len(numbers) // n), None)]
+    return np.flatnonzero(np.isin(of, texts))
+
+
+def _mean_one(weights: Tensor | None, n: int) -> Tensor:
+    """Weights (n,) or (n, 1) as float64 (n,) with a mean of 1; None is the same for all."""
+    if weights is None:
+        return torch.ones(n, dtype=torch.double)
+    w = weights.reshape(n).double()
+    return w / w.mean()
+
+
+def _signed(targets: Tensor) -> Tensor:
+    """Class numbers (n,) or indicators (n, n_classes) -> 1 and -1, (n, n_classes), float64."""
+    return 2 * (targets if targets.dim() == 2 else F.one_hot(targets)).double() - 1
+
+
+def _sharpness(scores: Tensor, targets: Tensor, w: Tensor) -> float:
+    """The factor that makes logits of a ridge's scores, (n, n_classes)."""
+    of_answers = w[:, None] if targets.dim() == 2 else w
+    losses = [cross_entropy(scores * sharp, targets, of_answers) for sharp in SHARPNESS]
+    return SHARPNESS[int(np.argmin(losses))]
+
+
 def _judge(
-    ridge: _Ridge,
+    y: Tensor,
     without: Sequence[tuple[Tensor, _Scores]],
     penalties: Sequence[float],
     share: float,
@@ -135,21 +226,21 @@ def _judge(
 
     @cache
     def judged(i: int) -> tuple[Tensor, Tensor]:
-        scores = torch.zeros_like(ridge.y)
+        scores = torch.zeros_like(y)
         for held, scores_of in without:
             scores[held] = scores_of(penalties[i], share)
-        return scores, (w[:, None] * (scores - ridge.y) ** 2).mean(1)
+        return scores, (w[:, None] * (scores - y) ** 2).mean(1)
 
     return judged
 
 
-def _lowest(judged: Callable[[int], tuple[Tensor, Tensor]], near: int | None) -> int:
-    """The penalty with the least errors, by number; downhill from ``near``, if that is known."""
+def _lowest(judged: Callable[[int], tuple[Tensor, Tensor]], n: int, near: int | None) -> int:
+    """The one of n penalties with the least errors; downhill from ``near``, if that is known."""
 
     def height(i: int) -> float:
         return float(judged(i)[1].mean())
 
-    numbers = range(len(PENALTIES))
+    numbers = range(n)
     if near is None:
         return min(numbers, key=height)
     for _ in numbers:
@@ -164,10 +255,13 @@ def _clearly_less(errors: Tensor, than: Tensor) -> bool:
     return bool(math.sqrt(len(less) - 1) * less.mean() > WORTH * less.std(correction=0))
 
 
-def _fit_each(features: Tensor, targets: Tensor, weights: Tensor, of: Array | None) -> Probe:
-    """A probe whose labels each have a regression of their own, for weights of their own."""
+def _fit_each(fit: Callable[[Tensor, Tensor], Probe], targets: Tensor, weights: Tensor) -> Probe:
+    """A probe whose labels each have a regression of their own, for weights of their own.
+
+    ``fit`` makes one of a label's indicators and weights, (n, 1) both.
+    """
     each = [
-        fit_probe(features, *columns, of)
+        fit(*columns)
         for columns in zip(targets.split(1, dim=1), weights.split(1, dim=1), strict=True)
     ]
     return Probe(
@@ -234,46 +328,63 @@ def cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor | None = None
     return float(each.mean() if weights is None else (weights * each).mean())
 
 
+class _Dual:
+    """Weighted ridge regressions on subsets of the same rows, from what rows are to each other.
+
+    ``products`` (n, n); those of some features, ``of_means``, may be multiplied by a share each
+    time, and no product is computed again.
+    """
+
+    def __init__(self, products: Tensor, of_means: Tensor | None, y: Tensor, w: Tensor) -> None:
+        self.y, self.root = y, w.sqrt()[:, None]
+        self.products, self.of_means = products, of_means
+        # What is left out of the penalty, the mean, is fitted by centring the targets.
+        self.mean = (w[:, None] * y).mean(0)
+
+    def without(self, fitted_on: Tensor, held: Tensor) -> _Scores:
+        """What says, of a penalty and a share, the scores (held, n_classes) of rows held out."""
+        root, mean, y = _centred(self.y, self.root, fitted_on)
+        # Fitted rows first: what they are to each other and to those held out.
+        order = torch.cat([fitted_on, held])
+        n = len(fitted_on)
+        others = self.products[order][:, fitted_on] * root.T
+        of_means = None if self.of_means is None else self.of_means[order][:, fitted_on] * root.T
+
+        def from_rows(penalty: float, share: float) -> Tensor:
+            between = _joined(others, of_means, share)
+            return between[n:] @ _solve(root * between[:n], penalty, y) + mean
+
+        return from_rows
+
+    def solve(self, penalty: float, share: float) -> Tensor:
+        """What each row's features count, (n, n_classes), from all rows."""
+        between = self.root * _joined(self.products, self.of_means, share) * self.root.T
+        return self.root * _solve(between, penalty, self.root * (self.y - self.mean))
+
+
 class _Ridge:
-    """Weighted ridge regressions on subsets of the same rows, in whichever form is the smaller.
+    """The same, in whichever form is the smaller: the first ``means`` features have the share.
 
-    The first ``means`` features may be multiplied by a share each time; that is, their penalty is
-    divided by its square, and no product is computed again.
-
-    With no more rows to fit on than features the dual (products of rows), else the primal, from
-    which a held-out fold's products are taken away rather than all others' computed again.
+    That is, their penalty is divided by its square. With no more rows to fit on than features the
+    dual, else the primal, from which a held-out fold's products are taken away rather than all
+    others' computed again.
     """
 
     def __init__(self, x: Tensor, y: Tensor, w: Tensor, means: int) -> None:
         self.x, self.y, self.root, self.means = x, y, w.sqrt()[:, None], means
-        self.dual = len(x) * (FOLDS - 1) <= x.shape[1] * FOLDS
-        # What is left out of the penalty, the mean, is fitted by centring the targets.
-        self.mean = (w[:, None] * y).mean(0)
-        if self.dual:
-            ofs = (x[:, :means], x[:, means:])
-            self.of_means, self.products = (of @ of.T for of in ofs)
+        self.dual: _Dual | None = None
+        if len(x) * (FOLDS - 1) <= x.shape[1] * FOLDS:
+            of_means, products = (of @ of.T for of in (x[:, :means], x[:, means:]))
+            self.dual = _Dual(products, of_means, y, w)
         else:
             self.products = (self.root * x).T @ (self.root * x)
+        self.mean = (w[:, None] * y).mean(0)
 
     def without(self, fitted_on: Tensor, held: Tensor) -> _Scores:
         """What says, of a penalty and a share, the scores (held, n_classes) of rows held out."""
-        root = self.root[fitted_on]
-        # All that counts may be in the fold left out.
-        mean = (root**2 * self.y[fitted_on]).sum(0) / (root**2).sum().clamp_min(1e-9)
-        y = root * (self.y[fitted_on] - mean)
-        if self.dual:
-            # Fitted rows first: what they are to each other and to those held out.
-            order = torch.cat([fitted_on, held])
-            n = len(fitted_on)
-            of_means, others = (
-                of[order][:, fitted_on] * root.T for of in (self.of_means, self.products)
-            )
-
-            def from_rows(penalty: float, share: float) -> Tensor:
-                between = torch.add(others, of_means, alpha=share**2)
-                return between[n:] @ _solve(root * between[:n], penalty, y) + mean
-
-            return from_rows
+        if self.dual is not None:
+            return self.dual.without(fitted_on, held)
+        root, mean, y = _centred(self.y, self.root, fitted_on)
         away = self.root[held] * self.x[held]
         inner = self.products - away.T @ away
         outer = (root * self.x[fitted_on]).T @ y
@@ -285,12 +396,11 @@ class _Ridge:
 
     def solve(self, penalty: float, share: float) -> tuple[Tensor, Tensor]:
         """Weight (n_features, n_classes) and bias (n_classes,), from all rows."""
-        y = self.root * (self.y - self.mean)
         penalties = self._penalties(penalty, share)
-        if self.dual:
-            between = torch.add(self.products, self.of_means, alpha=share**2)
-            rows = self.root * _solve(self.root * between * self.root.T, penalty, y)
+        if self.dual is not None:
+            rows = self.dual.solve(penalty, share)
             return penalty / penalties[:, None] * (self.x.T @ rows), self.mean
+        y = self.root * (self.y - self.mean)
         return _solve(self.products, penalties, (self.root * self.x).T @ y), self.mean
 
     def _penalties(self, penalty: float, share: float) -> Tensor:
@@ -298,6 +408,18 @@ class _Ridge:
         penalties = self.x.new_full(self.x.shape[1:], penalty)
         penalties[: self.means] /= share**2
         return penalties
+
+
+def _joined(others: Tensor, of_means: Tensor | None, share: float) -> Tensor:
+    return others if of_means is None else torch.add(others, of_means, alpha=share**2)
+
+
+def _centred(y: Tensor, root: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of rows fitted on: roots of their weights, the mean target, and what it leaves of each."""
+    of_rows = root[rows]
+    # All that counts may be in the fold left out.
+    mean = (of_rows**2 * y[rows]).sum(0) / (of_rows**2).sum().clamp_min(1e-9)
+    return of_rows, mean, of_rows * (y[rows] - mean)
 
 
 def _solve(products: Tensor, penalty: float | Tensor, y: Tensor) -> Tensor:

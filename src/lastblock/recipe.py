@@ -129,7 +129,13 @@ def resolve(
         shape = decoder.intermediate_size, decoder.hidden_size
         chosen["dtype"] = fastest_precision(*shape, int8=int8, kernels=kernels.available())
     resolved = Settings(**chosen)  # type: ignore[arg-type]
-    return at_depth(resolved, decoder, resolved.depth)
+    resolved = at_depth(resolved, decoder, resolved.depth)
+    if model.lexicon and not resolved.lexicon:
+        raise ConfigError(
+            "--lexicon is for --recipe auto with frozen blocks below what is trained (--train head "
+            "or blocks:K); leave it out"
+        )
+    return resolved
 
 
 def _block_decay(chosen: dict[str, object], texts: int) -> float:
@@ -153,7 +159,8 @@ def at_depth(settings: Settings, decoder: DecoderConfig, depth: int) -> Settings
     frozen = depth - settings.trainable_blocks
     beside = settings.recipe == "auto" and settings.train in ("head", "blocks")
     summaries = summary_depths(decoder.num_hidden_layers, frozen) if beside else ()
-    return replace(settings, depth=depth, summary_depths=summaries)
+    lexicon = settings.lexicon and bool(summaries)
+    return replace(settings, depth=depth, summary_depths=summaries, lexicon=lexicon)
 
 
 def _chapter6(
@@ -163,6 +170,7 @@ def _chapter6(
         "depth": decoder.num_hidden_layers,
         "lora_rank": LORA_RANK,
         "summary_depths": (),
+        "lexicon": False,
         "pooling": "padded",
         "max_length": min(max(lengths), decoder.max_position_embeddings),
         "long_text": "truncate",
@@ -186,6 +194,7 @@ def _auto(decoder: DecoderConfig, lengths: Sequence[int], _: float) -> dict[str,
         "depth": decoder.num_hidden_layers,
         "lora_rank": LORA_RANK,
         "summary_depths": (),
+        "lexicon": True,
         "pooling": "last",
         "max_length": min(AUTO_MAX_LENGTH, decoder.max_position_embeddings),
         "long_text": "truncate",

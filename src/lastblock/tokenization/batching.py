@@ -38,6 +38,10 @@ class Frame:
             ids = ids[start:]
         return np.concatenate([self.before, ids, self.after])
 
+    def inside(self, ids: TokenIds) -> TokenIds:
+        """A text's own token ids, given what ``around`` made of them."""
+        return ids[len(self.before) : len(ids) - len(self.after)]
+
 
 def token_budget_batches(
     lengths: Sequence[int], budget: int, at_once: int = 1

@@ -164,6 +164,10 @@ class Tokenizer:
             raise DataError(_first_unusable(texts)) from None
         return [np.array(e.ids, dtype=np.int32) for e in encoded]
 
+    def decode_batch(self, sequences: Sequence[TokenIds]) -> list[str]:
+        """Texts of token ids, without the tokens that mark beginnings and ends."""
+        return self._backend.decode_batch([ids.tolist() for ids in sequences])
+
     def encode_with_spans(self, text: str) -> tuple[TokenIds, list[tuple[int, int]]]:
         """Token ids of one text, and where in it each stands: (start, end), in characters.
 

@@ -1,0 +1,133 @@
+"""LEXICON: which words and letters speak for which class, whatever the decoder makes of them.
+
+A decoder that has hardly read a language, or a trade's names, tells its texts apart worse than
+their bare words do. So these have a say of their own: a text's words, pairs of words and the
+letters inside its words are counted in a table of ``BUCKETS`` numbers by a hash (Weinberger et al.
+2009, "Feature Hashing for Large Scale Multitask Learning", section 2, without signs), weighted by
+TF-IDF with sublinear counts, brought to unit length and read by a linear layer. ``fit_lexicon``
+finds its weights; how much it counts is measured, see ``ensemble``.
+
+Knows texts and class numbers; no label names, no files. No word is kept, only numbers.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+BUCKETS = 2**16
+# Runs of punctuation are words too: "!!!" and ":)" tell a lot in short messages.
+WORD = re.compile(r"\w+|[^\w\s]+")
+# Letters taken together, of a word and the spaces around it.
+LETTERS = range(2, 6)
+_KEPT_WORDS = 2**15
+
+
+@dataclass(frozen=True)
+class Ngrams:
+    """What n texts hold: ``counts`` (m,) float32 of ``buckets`` (m,), text by text.
+
+    Text i's are from ``starts[i]`` to ``starts[i + 1]``; both int64.
+    """
+
+    buckets: Tensor
+    counts: Tensor
+    starts: Tensor
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+
+def count_ngrams(texts: Sequence[str]) -> Ngrams:
+    """How often each text has each word, pair of neighbouring words, and letters inside words."""
+    found = [_buckets(text.lower()) for text in texts]
+    sizes = np.array([len(of) for of in found], np.int64)
+    each = np.repeat(np.arange(len(found)), sizes) * BUCKETS
+    of_all = np.concatenate(found) if found else np.empty(0, np.int64)
+    places, counts = np.unique(each + of_all, return_counts=True)
+    starts = np.searchsorted(places, np.arange(len(found) + 1) * BUCKETS)
+    return Ngrams(
+        torch.from_numpy(places % BUCKETS),
+        torch.from_numpy(counts.astype(np.float32)),
+        torch.from_numpy(starts),
+    )
+
+
+class Lexicon(nn.Module):
+    """A linear layer on the n-grams of a text, as they are in training texts; zeros at first."""
+
+    idf: nn.Parameter
+    weight: nn.Parameter
+    bias: nn.Parameter
+
+    def __init__(self, n_classes: int) -> None:
+        super().__init__()
+        shapes = {"idf": (BUCKETS,), "weight": (BUCKETS, n_classes), "bias": (n_classes,)}
+        for name, shape in shapes.items():  # fitted in closed form, not by gradients
+            self.register_parameter(name, nn.Parameter(torch.zeros(shape), requires_grad=False))
+
+    @torch.no_grad()
+    def learn_idf(self, ngrams: Ngrams) -> None:
+        """How rare each n-gram is among training texts: log((1 + n) / (1 + texts with it)) + 1."""
+        having = torch.bincount(ngrams.buckets, minlength=BUCKETS)
+        self.idf.copy_(torch.log((1 + len(ngrams)) / (1 + having)) + 1)
+
+    @property
+    def silent(self) -> bool:
+        """Whether it has nothing to say: it has not learnt yet, or was found to be of no use."""
+        return not self.idf.any()
+
+    @torch.no_grad()
+    def scale(self, factor: float) -> None:
+        """Make what it says count so many times as much; 0 silences it."""
+        for parameter in (self.weight, self.bias, *([] if factor else [self.idf])):
+            parameter.mul_(factor)
+
+    def rows(self, ngrams: Ngrams) -> Tensor:
+        """What each n-gram of each text counts, (m,), float32: of a text a row of unit length."""
+        values = (1 + ngrams.counts.log()) * self.idf[ngrams.buckets]
+        squares = torch.segment_reduce(values**2, "sum", offsets=ngrams.starts, initial=0)
+        return values / squares.sqrt().repeat_interleave(ngrams.starts.diff()).clamp_min(1e-12)
+
+    @torch.no_grad()
+    def forward(self, ngrams: Ngrams) -> Tensor:
+        """Logits (n, n_classes), float32; each text's whatever the others are."""
+        said = F.embedding_bag(
+            ngrams.buckets,
+            self.weight,
+            ngrams.starts,
+            mode="sum",
+            per_sample_weights=self.rows(ngrams),
+            include_last_offset=True,
+        )
+        return said + self.bias
+
+
+def _buckets(text: str) -> npt.NDArray[np.int64]:
+    """The bucket of each n-gram of a text, as often as it stands there."""
+    words = WORD.findall(text)
+    pairs = (f"{one} {two}" for one, two in pairwise(words))
+    whole = [_bucket(f"w{of}") for of in (*words, *pairs)]
+    return np.concatenate([np.array(whole, np.int64), *map(_letters, text.split())])
+
+
+@lru_cache(_KEPT_WORDS)
+def _letters(word: str) -> npt.NDArray[np.int64]:
+    """The bucket of each 2 to 5 letters that stand side by side in a word."""
+    spaced = f" {word} "
+    grams = (spaced[i : i + size] for size in LETTERS for i in range(len(spaced) - size + 1))
+    return np.array([_bucket(f"l{gram}") for gram in grams], np.int64)
+
+
+def _bucket(gram: str) -> int:
+    return zlib.crc32(gram.encode("utf-8", "surrogatepass")) % BUCKETS

@@ -1,0 +1,144 @@
+"""The lexicon against scikit-learn's n-grams, TF-IDF and ridge regression."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
+from sklearn.linear_model import Ridge
+from sklearn.pipeline import FeatureUnion
+from tiny import messages
+
+from lastblock import lexicon, probe
+from lastblock.lexicon import BUCKETS, WORD, Lexicon, count_ngrams
+from lastblock.probe import NGRAM_PENALTIES, fit_lexicon, folds
+
+
+def texts(n: int, seed: int = 0) -> list[str]:
+    """Words of three letters, of an alphabet of six, so that they share letters."""
+    random = np.random.default_rng(seed)
+    words = ["".join(random.choice([*"abcdef"], 3)) for _ in range(30)]
+    return [" ".join(random.choice(words, random.integers(1, 9))) + " !!" for _ in range(n)]
+
+
+def dense(counted: lexicon.Ngrams, values: torch.Tensor) -> np.ndarray:
+    rows = np.zeros((len(counted), BUCKETS))
+    of = np.repeat(np.arange(len(counted)), counted.starts.diff().numpy())
+    rows[of, counted.buckets.numpy()] = values.numpy()
+    return rows
+
+
+def vectorizer() -> FeatureUnion:
+    """The same n-grams."""
+    words = CountVectorizer(ngram_range=(1, 2), token_pattern=WORD.pattern)
+    letters = CountVectorizer(analyzer="char_wb", ngram_range=(2, 5))
+    return FeatureUnion([("w", words), ("l", letters)])
+
+
+def test_n_grams_are_counted_as_scikit_learn_does() -> None:
+    said = texts(50)
+    wanted = vectorizer().fit_transform(said).toarray()
+    found = dense(counted := count_ngrams(said), counted.counts)
+    assert found.sum() == wanted.sum()
+    # Up to the order of columns: hardly any of some hundred n-grams share one of 65,536 buckets.
+    columns = {tuple(column) for column in wanted.T}
+    missing = [column for column in columns if not (found.T[found.any(0)] == column).all(1).any()]
+    assert len(missing) <= 4
+
+
+def test_rows_are_tf_idf_as_scikit_learn_has_it() -> None:
+    said = texts(40)
+    counted, layer = count_ngrams(said), Lexicon(2)
+    layer.learn_idf(counted)
+    counts = dense(counted, counted.counts)
+    wanted = TfidfTransformer(sublinear_tf=True).fit_transform(counts).toarray()
+    np.testing.assert_allclose(dense(counted, layer.rows(counted)), wanted, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("several", [False, True])
+def test_weights_are_those_of_scikit_learn_s_ridge(weighted: bool, several: bool) -> None:
+    said = texts(60)
+    counted, layer = count_ngrams(said), Lexicon(3)
+    targets = torch.randint(0, 3, (60,))
+    answers = torch.nn.functional.one_hot(targets, 3)
+    weights = torch.rand(60).double() + 0.1 if weighted else None
+    if several:
+        targets, weights = answers, None if weights is None else weights[:, None]
+    unseen = fit_lexicon(layer, counted, targets, weights)
+    x, y = dense(counted, layer.rows(counted)), 2 * answers.numpy() - 1
+    w = np.ones(60) if weights is None else weights.numpy().ravel() / weights.numpy().mean()
+    y = y - (mean := (w[:, None] * y).mean(0))
+    said_by = layer(counted).numpy()
+    ways = [
+        Ridge(alpha=alpha, fit_intercept=False).fit(x, y, sample_weight=w)
+        for alpha in NGRAM_PENALTIES
+    ]
+    ratios = [
+        said_by / (way.predict(x) + mean) for way in ways
+    ]  # all one sharpness, for the right one
+    spreads = [np.abs(ratio / np.median(ratio) - 1).max() for ratio in ratios]
+    assert min(spreads) < 0.01
+    assert unseen.shape == (60, 3)
+    right = ways[int(np.argmin(spreads))]
+    for fit, held in folds(targets, 5):
+        of = w[fit]
+        part = 2 * answers.numpy()[fit] - 1
+        centre = (of[:, None] * part).sum(0) / of.sum()
+        alone = Ridge(alpha=right.alpha, fit_intercept=False).fit(x[fit], part - centre, of)
+        expected = (alone.predict(x[held]) + centre) * np.median(ratios[int(np.argmin(spreads))])
+        np.testing.assert_allclose(unseen[held], expected, rtol=2e-3, atol=2e-3)
+
+
+def test_each_label_may_have_weights_of_its_own() -> None:
+    said, targets = texts(50), torch.randint(0, 2, (50, 2))
+    weights = torch.rand(50, 2).double() + 0.1
+    counted, both = count_ngrams(said), Lexicon(2)
+    unseen = fit_lexicon(both, counted, targets, weights)
+    for i in range(2):
+        alone = Lexicon(1)
+        of_one = fit_lexicon(alone, counted, targets[:, i : i + 1], weights[:, i : i + 1])
+        torch.testing.assert_close(alone.weight[:, 0], both.weight[:, i])
+        torch.testing.assert_close(of_one[:, 0], unseen[:, i])
+
+
+def test_of_many_texts_some_are_learnt_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "MOST_NGRAM_ROWS", 30)
+    said, labels = messages(90)
+    targets = torch.tensor([label == "spam" for label in labels]).long()
+    whole, part = Lexicon(2), Lexicon(2)
+    counted = count_ngrams(said)
+    unseen = fit_lexicon(whole, counted, targets)
+    rows = np.linspace(0, 89, 30).round().astype(int)
+    of_some = count_ngrams([said[i] for i in rows])
+    others = np.setdiff1d(np.arange(90), rows)
+    torch.testing.assert_close(unseen[others], whole(count_ngrams([said[i] for i in others])))
+    fit_lexicon(part, of_some, targets[rows])
+    assert ((part.weight != 0) == (whole.weight != 0)).all()  # but for how rare each is
+
+
+def test_parts_of_a_text_are_learnt_from_together() -> None:
+    of = np.repeat(np.arange(50), 3)
+    rows = probe._spread(150, 60, of)
+    assert 50 <= len(rows) <= 60
+    assert np.bincount(of[rows], minlength=50).tolist() == [
+        3 if i in of[rows] else 0 for i in range(50)
+    ]
+
+
+@given(st.lists(st.text(max_size=40), min_size=1, max_size=5))
+def test_what_is_said_of_a_text_does_not_depend_on_the_others(said: list[str]) -> None:
+    layer = Lexicon(3)
+    layer.learn_idf(count_ngrams(said))
+    with torch.no_grad():
+        layer.weight.normal_()
+    together = layer(count_ngrams(said))
+    assert torch.isfinite(together).all()
+    for text, row in zip(said, together, strict=True):
+        assert torch.equal(layer(count_ngrams([text]))[0], row)
+
+
+def test_nothing_is_said_of_nothing() -> None:
+    assert Lexicon(2)(count_ngrams([])).shape == (0, 2)
+    assert len(count_ngrams(["", " "]).counts) == 0
