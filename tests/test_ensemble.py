@@ -1,24 +1,26 @@
 """Tail and probe together."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
 from tiny import SETTINGS, random_decoder, random_part
 
+from lastblock import probe as probe_module
 from lastblock.activations import ActivationStore, run_summary, run_tail
 from lastblock.classifier import SequenceClassifier
 from lastblock.ensemble import LEAST_GAIN, _if_worth_it, add_probe, weigh
-from lastblock.lexicon import Lexicon, Ngrams, count_ngrams
+from lastblock.lexicon import Lexicon, count_ngrams
 from lastblock.probe import cross_entropy, fit_lexicon, fit_probe
 from lastblock.runtime import Silent
 from lastblock.tokenization.batching import TokenIds
+from lastblock.training import Encoded
 
 
-def ngrams(sequences: Sequence[TokenIds]) -> Ngrams:
-    """Those of the token ids, written as numbers."""
-    return count_ngrams([" ".join(map(str, ids)) for ids in sequences])
+def texts_of(sequences: Sequence[TokenIds]) -> list[str]:
+    """The token ids, written as numbers."""
+    return [" ".join(map(str, ids)) for ids in sequences]
 
 
 def test_weights_are_those_of_the_least_cross_entropy() -> None:
@@ -38,7 +40,8 @@ def test_weights_are_those_of_the_least_cross_entropy() -> None:
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("words", [False, True])
 def test_logits_are_the_weighted_sum_of_all(validated: bool, weighted: bool, words: bool) -> None:
-    classifier = SequenceClassifier(random_decoder(), 3, summary_depths=(1, 2), lexicon=words)
+    classifier = SequenceClassifier(random_decoder(), 3, summary_depths=(1, 2))
+    settings = dataclasses.replace(SETTINGS, lexicon=words)
     train, validation = random_part(40), random_part(120) if validated else None
     if weighted:
         train = dataclasses.replace(train, weights=torch.rand(40).double().numpy())
@@ -50,7 +53,7 @@ def test_logits_are_the_weighted_sum_of_all(validated: bool, weighted: bool, wor
             parameter.add_(0.05 * torch.randn_like(parameter))
     alone = run_tail(classifier, train.sequences, store)
     mixture, unseen = add_probe(
-        classifier, store, train, validation, SETTINGS, untrained, Silent(), ngrams
+        classifier, store, train, validation, settings, untrained, Silent(), texts_of
     )
     summary = run_summary(classifier, train.sequences, store)
     weights = None if train.weights is None else torch.from_numpy(train.weights)
@@ -59,15 +62,13 @@ def test_logits_are_the_weighted_sum_of_all(validated: bool, weighted: bool, wor
     expected = mixture.tail * alone + mixture.probe * (summary @ probe.weight.T + probe.bias)
     together = run_tail(classifier, train.sequences, store)
     torch.testing.assert_close(together, expected, rtol=1e-4, atol=1e-4)
-    lexicon = Lexicon(3)
     known = mixture.probe * probe.out_of_fold
-    if words:
-        known = known + mixture.lexicon * fit_lexicon(
-            lexicon, ngrams(train.sequences), labels, weights
-        )
-        said = classifier.lexicon(ngrams(train.sequences))
-        wanted = mixture.lexicon * lexicon(ngrams(train.sequences))
-        torch.testing.assert_close(said, wanted, rtol=1e-4, atol=1e-4)
+    assert (mixture.lexicon > 0) == (classifier.lexicon is not None)
+    if classifier.lexicon is not None:
+        lexicon, counted = Lexicon(3), count_ngrams(texts_of(train.sequences))
+        known = known + mixture.lexicon * fit_lexicon(lexicon, counted, labels, weights)
+        wanted = mixture.lexicon * lexicon(counted)
+        torch.testing.assert_close(classifier.lexicon(counted), wanted, rtol=1e-4, atol=1e-4)
     assert (mixture.lexicon == 0) or words
     assert mixture.texts == (120 if validated else 40)
     assert (mixture.measured_on == "validation part") == validated
@@ -78,33 +79,62 @@ def test_logits_are_the_weighted_sum_of_all(validated: bool, weighted: bool, wor
         assert bool(rest.any()) == (mixture.tail > 0)
 
 
+LEXICAL = dataclasses.replace(SETTINGS, lexicon=True)
+
+
+def named(part: Encoded) -> Callable[[Sequence[TokenIds]], list[str]]:
+    """Texts that say their class, which their token ids do not."""
+    ids = [of.tobytes() for of in part.sequences]
+    names = dict(zip(ids, ["abc"[label] * 5 for label in part.labels], strict=True))
+    return lambda sequences: [names[of.tobytes()] for of in sequences]
+
+
 def test_before_training_there_is_neither_probe_nor_lexicon() -> None:
-    classifier = SequenceClassifier(random_decoder(), 3, summary_depths=(1, 2), lexicon=True)
-    train, store = random_part(30), ActivationStore()
-    before = run_tail(classifier, train.sequences, store)
+    classifier = SequenceClassifier(random_decoder(), 3, summary_depths=(1, 2))
+    part, store = random_part(60), ActivationStore()
+    before = run_tail(classifier, part.sequences, store)
     untrained = classifier.tail_state()
-    add_probe(classifier, store, train, None, SETTINGS, untrained, Silent(), ngrams)
-    assert not torch.allclose(run_tail(classifier, train.sequences, store), before)
+    add_probe(classifier, store, part, None, LEXICAL, untrained, Silent(), named(part))
+    assert not torch.allclose(run_tail(classifier, part.sequences, store), before)
+    assert not classifier.lexicon.silent
+    trained = classifier.tail_state()
     classifier.load_tail_state(untrained)
-    torch.testing.assert_close(run_tail(classifier, train.sequences, store), before)
-    assert not classifier.lexicon(ngrams(train.sequences)).any()
+    torch.testing.assert_close(run_tail(classifier, part.sequences, store), before)
+    assert classifier.lexicon.silent
+    classifier.load_tail_state(trained)
+    assert not classifier.lexicon.silent
 
 
 def test_words_count_where_they_know_what_the_decoder_does_not() -> None:
-    classifier = SequenceClassifier(random_decoder(), 3, summary_depths=(1, 2), lexicon=True)
+    classifier = SequenceClassifier(random_decoder(), 3, summary_depths=(1, 2))
     part, store = random_part(120), ActivationStore()
-    names = {
-        ids.tobytes(): f"{'abc'[label] * 5}"
-        for ids, label in zip(part.sequences, part.labels, strict=True)
-    }
-
-    def named(sequences: Sequence[TokenIds]) -> Ngrams:
-        return count_ngrams([names[ids.tobytes()] for ids in sequences])
-
-    untrained = classifier.tail_state()
-    mixture, unseen = add_probe(classifier, store, part, None, SETTINGS, untrained, Silent(), named)
+    mixture, unseen = add_probe(
+        classifier, store, part, None, LEXICAL, classifier.tail_state(), Silent(), named(part)
+    )
     assert mixture.lexicon > mixture.tail + mixture.probe
     assert "its bare words'" in mixture.reason
+    assert (unseen.argmax(1).numpy() == part.labels).all()
+
+
+def test_words_that_are_of_no_use_are_left_out() -> None:
+    classifier = SequenceClassifier(random_decoder(), 3, summary_depths=(1, 2))
+    part, store = random_part(60), ActivationStore()
+    mixture, _ = add_probe(
+        classifier, store, part, None, LEXICAL, classifier.tail_state(), Silent(),
+        lambda sequences: ["the same"] * len(sequences),
+    )  # fmt: skip
+    assert mixture.lexicon == 0
+    assert classifier.lexicon is None
+    assert "words" not in mixture.reason
+
+
+def test_some_of_many_texts_are_learnt_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe_module, "MOST_NGRAM_ROWS", 40)
+    classifier = SequenceClassifier(random_decoder(), 3, summary_depths=(1, 2))
+    part, store = random_part(120), ActivationStore()
+    _, unseen = add_probe(
+        classifier, store, part, None, LEXICAL, classifier.tail_state(), Silent(), named(part)
+    )
     assert (unseen.argmax(1).numpy() == part.labels).all()
 
 

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from tiny import Said, messages
 
 from lastblock import TextClassifier
 from lastblock.activations import ActivationStore, run_tail
 from lastblock.inference import TextModel, in_windows
-from lastblock.lexicon import count_ngrams
+from lastblock.lexicon import Lexicon, count_ngrams
 from lastblock.tokenization.batching import Frame
 
 
@@ -83,7 +84,13 @@ def test_each_text_stands_in_its_place_in_the_prompt(model: TextModel) -> None:
     )
 
 
-def test_each_window_stands_in_the_prompt(model: TextModel) -> None:
+def test_each_window_stands_in_the_prompt(
+    model: TextModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lexicon = Lexicon(2)
+    lexicon.learn_idf(count_ngrams(["efghijkl"]))
+    torch.nn.init.normal_(lexicon.weight)
+    monkeypatch.setattr(model.classifier, "lexicon", lexicon)
     asked = with_settings(model, prompt="ab{text}cd", max_length=4, long_text="window")
     bare = with_settings(model)
     (sequence,) = asked.encode(["efghijkl"])
@@ -94,7 +101,7 @@ def test_each_window_stands_in_the_prompt(model: TextModel) -> None:
     decoder_says = run_tail(bare.classifier, parts, ActivationStore()).mean(0)
     windows = model.tokenizer.decode_batch([asked.frame.inside(part) for part in parts])
     assert "".join(dict.fromkeys("".join(windows))) == "efghijkl"  # they overlap; no prompt
-    mean = (decoder_says + bare.classifier.lexicon(count_ngrams(windows)).mean(0)).numpy()
+    mean = (decoder_says + lexicon.read(windows).mean(0)).numpy()
     np.testing.assert_allclose(asked.logits([sequence])[0], mean, rtol=1e-5, atol=1e-6)
 
 

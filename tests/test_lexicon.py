@@ -8,11 +8,10 @@ from hypothesis import strategies as st
 from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
 from sklearn.linear_model import Ridge
 from sklearn.pipeline import FeatureUnion
-from tiny import messages
 
 from lastblock import lexicon, probe
 from lastblock.lexicon import BUCKETS, WORD, Lexicon, count_ngrams
-from lastblock.probe import NGRAM_PENALTIES, fit_lexicon, folds
+from lastblock.probe import NGRAM_PENALTIES, few_rows, fit_lexicon, folds
 
 
 def texts(n: int, seed: int = 0) -> list[str]:
@@ -91,40 +90,49 @@ def test_weights_are_those_of_scikit_learn_s_ridge(weighted: bool, several: bool
         np.testing.assert_allclose(unseen[held], expected, rtol=2e-3, atol=2e-3)
 
 
-def test_each_label_may_have_weights_of_its_own() -> None:
+def test_of_weights_for_each_label_the_mean_counts() -> None:
     said, targets = texts(50), torch.randint(0, 2, (50, 2))
     weights = torch.rand(50, 2).double() + 0.1
-    counted, both = count_ngrams(said), Lexicon(2)
-    unseen = fit_lexicon(both, counted, targets, weights)
-    for i in range(2):
-        alone = Lexicon(1)
-        of_one = fit_lexicon(alone, counted, targets[:, i : i + 1], weights[:, i : i + 1])
-        torch.testing.assert_close(alone.weight[:, 0], both.weight[:, i])
-        torch.testing.assert_close(of_one[:, 0], unseen[:, i])
-
-
-def test_of_many_texts_some_are_learnt_from(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probe, "MOST_NGRAM_ROWS", 30)
-    said, labels = messages(90)
-    targets = torch.tensor([label == "spam" for label in labels]).long()
-    whole, part = Lexicon(2), Lexicon(2)
-    counted = count_ngrams(said)
-    unseen = fit_lexicon(whole, counted, targets)
-    rows = np.linspace(0, 89, 30).round().astype(int)
-    of_some = count_ngrams([said[i] for i in rows])
-    others = np.setdiff1d(np.arange(90), rows)
-    torch.testing.assert_close(unseen[others], whole(count_ngrams([said[i] for i in others])))
-    fit_lexicon(part, of_some, targets[rows])
-    assert ((part.weight != 0) == (whole.weight != 0)).all()  # but for how rare each is
-
-
-def test_parts_of_a_text_are_learnt_from_together() -> None:
-    of = np.repeat(np.arange(50), 3)
-    rows = probe._spread(150, 60, of)
-    assert 50 <= len(rows) <= 60
-    assert np.bincount(of[rows], minlength=50).tolist() == [
-        3 if i in of[rows] else 0 for i in range(50)
+    layers = Lexicon(2), Lexicon(2)
+    unseen = [
+        fit_lexicon(layer, count_ngrams(said), targets, of)
+        for layer, of in zip(layers, (weights, weights.mean(1)), strict=True)
     ]
+    torch.testing.assert_close(layers[0].weight, layers[1].weight)
+    torch.testing.assert_close(*unseen)
+
+
+def test_a_class_that_is_not_among_those_learnt_from_is_never_said() -> None:
+    said, targets = texts(40), torch.randint(0, 2, (40,))
+    layer = Lexicon(4)
+    unseen = fit_lexicon(layer, count_ngrams(said), targets)
+    assert unseen.shape == (40, 4)
+    assert set(layer(count_ngrams(said)).argmax(1).tolist()) <= {0, 1}
+
+
+def test_of_many_texts_some_are_learnt_from_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "MOST_NGRAM_ROWS", 100)
+    assert few_rows(torch.zeros(100, dtype=torch.int64)).tolist() == list(range(100))
+    targets = torch.from_numpy(
+        np.random.default_rng().permutation(np.repeat([0, 1, 2], [900, 90, 10]))
+    )
+    rows = few_rows(targets)
+    assert len(rows) == 100
+    assert (np.diff(rows) > 0).all()
+    counts = np.bincount(targets[rows], minlength=3)
+    assert np.abs(counts - [90, 9, 1]).max() <= 1
+    indicators = torch.randint(0, 2, (300, 5))
+    assert len(few_rows(indicators)) == 100
+
+
+def test_parts_of_a_text_are_learnt_from_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "MOST_NGRAM_ROWS", 60)
+    of = np.repeat(np.arange(50) * 7, 3)
+    rows = few_rows(torch.randint(0, 2, (50,)).repeat_interleave(3), of)
+    assert len(rows) == 60
+    assert set(np.bincount(of[rows])) == {0, 3}
+    uneven = np.repeat(np.arange(41), [200, *[1] * 40])
+    assert len(few_rows(torch.zeros(240, dtype=torch.int64), uneven)) <= 60
 
 
 @given(st.lists(st.text(max_size=40), min_size=1, max_size=5))
@@ -135,10 +143,12 @@ def test_what_is_said_of_a_text_does_not_depend_on_the_others(said: list[str]) -
         layer.weight.normal_()
     together = layer(count_ngrams(said))
     assert torch.isfinite(together).all()
+    assert torch.equal(layer.read(said), together)
     for text, row in zip(said, together, strict=True):
         assert torch.equal(layer(count_ngrams([text]))[0], row)
 
 
 def test_nothing_is_said_of_nothing() -> None:
     assert Lexicon(2)(count_ngrams([])).shape == (0, 2)
+    assert Lexicon(2).read([]).shape == (0, 2)
     assert len(count_ngrams(["", " "]).counts) == 0

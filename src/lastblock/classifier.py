@@ -5,7 +5,7 @@
     probe    a linear layer on the means of frozen states at a few depths and on the last token's
              state at the top of the prefix, added to the head's output where there is one; see
              probe.py
-    lexicon  a linear layer on a text's words and letters, likewise; see lexicon.py. Whoever has
+    lexicon  a linear layer on a text's words and letters, where they help; see lexicon.py. Who has
              the text adds what it says
 
 Under a causal mask no token sees what stands to its right, so padding on the right changes
@@ -181,19 +181,19 @@ class SequenceClassifier(nn.Module):
         return small + sum(p.numel() for p in self.parameters())
 
     @torch.no_grad()
-    def join(
-        self, weight: Tensor, bias: Tensor, *, tail: float, probe: float, lexicon: float
-    ) -> None:
-        """Take in a fitted probe's weight and bias; weigh its logits, the head's, the lexicon's."""
+    def join(self, weight: Tensor, bias: Tensor, tail: float, probe: float) -> None:
+        """Take in a fitted probe's weight and bias, and weigh its logits against the head's."""
         if self.probe is None:
             raise ValueError("this classifier has no summary depths, so no probe")
-        self.probe.weight.copy_(weight)
-        self.probe.bias.copy_(bias)
-        for layer, factor in ((self.head, tail), (self.probe, probe)):
-            for parameter in layer.parameters():
-                parameter.mul_(factor)
-        if self.lexicon is not None:
-            self.lexicon.scale(lexicon)
+        for parameter in self.head.parameters():
+            parameter.mul_(tail)
+        self.probe.weight.copy_(probe * weight)
+        self.probe.bias.copy_(probe * bias)
+
+    def join_lexicon(self, lexicon: Lexicon, factor: float) -> None:
+        """Take in a fitted lexicon, whose logits count so many times as much."""
+        lexicon.scale(factor)
+        self.lexicon = lexicon
 
     def trainable_parameters(self) -> list[nn.Parameter]:
         return [p for p in self.parameters() if p.requires_grad]
@@ -204,8 +204,9 @@ class SequenceClassifier(nn.Module):
 
     @torch.no_grad()
     def load_tail_state(self, state: dict[str, Tensor]) -> None:
+        """Put back what ``tail_state`` gave; a lexicon that was not there yet then is silenced."""
         for name, parameter in self._learnt():
-            parameter.copy_(state[name])
+            parameter.copy_(state[name] if name in state else torch.zeros_like(parameter))
 
     def _learnt(self) -> list[tuple[str, nn.Parameter]]:
         """What training changes: probe and lexicon too, though not by gradients."""
@@ -286,7 +287,10 @@ class SequenceClassifier(nn.Module):
         return state
 
     def forward(self, ids: Tensor, lengths: Tensor) -> Tensor:
-        """Token ids (B, T), padded on the right, and lengths (B,) -> logits (B, n_classes)."""
+        """Token ids (B, T), padded on the right, and lengths (B,) -> logits (B, n_classes).
+
+        Without what a lexicon says, which reads texts.
+        """
         return self.tail(self.prefix(ids, lengths), lengths + self.summary_rows)
 
 

@@ -6,7 +6,7 @@ Together they are nearly always at least as good as the best one. How much each 
 measured, on the validation part where it is large enough, else by cross-validation on the training
 part, which costs little as the activations are there already.
 
-Knows activations, n-grams and class numbers; no text, no files.
+Knows activations, texts and class numbers; no files.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from torch import Tensor
 from lastblock.activations import ActivationStore, run_summary, run_tail
 from lastblock.classifier import SequenceClassifier
 from lastblock.config import Settings
-from lastblock.lexicon import Ngrams
-from lastblock.probe import SHARPNESS, cross_entropy, fit_lexicon, fit_probe, folds
+from lastblock.lexicon import Lexicon, count_ngrams
+from lastblock.probe import SHARPNESS, cross_entropy, few_rows, fit_lexicon, fit_probe, folds
 from lastblock.runtime import Progress
 from lastblock.tokenization.batching import TokenIds
 from lastblock.training import Encoded, train_tail
@@ -72,14 +72,15 @@ def add_probe(
     settings: Settings,
     untrained: dict[str, Tensor],
     progress: Progress,
-    ngrams: Callable[[Sequence[TokenIds]], Ngrams],
+    texts_of: Callable[[Sequence[TokenIds]], Sequence[str]],
 ) -> tuple[Mixture, Tensor | None]:
     """Fit probe and lexicon, weigh them and the trained tail, and put all into ``classifier``.
 
-    ``store`` holds the activations of both parts; ``untrained`` is the tail before training;
-    ``ngrams`` gives those of texts by their token ids. The second result is what all say together
-    of each training text when their weights were fitted without it, logits (n, n_classes); None
-    where they were weighed on the validation part.
+    A lexicon only where the settings have one, and it is worth it. ``store`` holds the activations
+    of both parts; ``untrained`` is the tail before training; ``texts_of`` gives texts by their
+    token ids. The second result is what all say together of each training text when their weights
+    were fitted without it, logits (n, n_classes); None where they were weighed on the validation
+    part.
     """
     summary = run_summary(classifier, train.sequences, store)
     probe = fit_probe(summary, *train.tensors(), train.of, means=classifier.probed_means)
@@ -94,16 +95,21 @@ def add_probe(
         judged, measured_on = train, f"training part ({FOLDS}-fold cross-validation)"
     tail, share = weigh(tail_says, probe_says, *judged.tensors())
     said, words = tail * tail_says + share * probe_says, 0.0
-    if classifier.lexicon is not None:
-        words_say = fit_lexicon(
-            classifier.lexicon, ngrams(train.sequences), *train.tensors(), train.of
-        )
-        if judged is not train:
-            words_say = classifier.lexicon(ngrams(judged.sequences))
+    if settings.lexicon:
+        lexicon = Lexicon(classifier.head.out_features)
+        rows = few_rows(train.tensors()[0], train.of)
+        learnt = train.take(rows)
+        ngrams = count_ngrams(texts_of(learnt.sequences))
+        unseen = fit_lexicon(lexicon, ngrams, *learnt.tensors(), learnt.of)
+        words_say = lexicon.read(texts_of(judged.sequences))
+        if judged is train:
+            words_say[rows] = unseen
         both, words = _if_worth_it(said, words_say, judged)
         said = both * said + words * words_say
         tail, share = both * tail, both * share
-    classifier.join(probe.weight, probe.bias, tail=tail, probe=share, lexicon=words)
+        if words:
+            classifier.join_lexicon(lexicon, words)
+    classifier.join(probe.weight, probe.bias, tail, share)
     mixture = Mixture(tail, share, words, judged.texts, measured_on, probe.penalty)
     return mixture, said if judged is train else None
 

@@ -44,7 +44,7 @@ from lastblock.depth import Choice, candidates, choose_depth
 from lastblock.ensemble import add_probe, cross_validates
 from lastblock.errors import ConfigError, DataError
 from lastblock.explanation import Explanations
-from lastblock.inference import TextModel, encode, in_windows, ngrams_of, over_windows
+from lastblock.inference import TextModel, encode, in_windows, over_windows, texts_of
 from lastblock.runtime import Progress, Silent, Stopwatch, seed_everything
 from lastblock.targets import Numbers, Targets, class_weights, read_targets, weigh
 from lastblock.tokenization.batching import Frame, TokenIds
@@ -247,7 +247,9 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             self.choice_ = choice.to_dict()
         with watch("weights"):
             decoder = _load(files, settings, settings.depth)
-            classifier = make_classifier(decoder, settings, len(self.classes_))
+            # A lexicon joins in the end, if it is worth it.
+            wordless = replace(settings, lexicon=False)
+            classifier = make_classifier(decoder, wordless, len(self.classes_))
             classifier.set_prefix_precision(settings.dtype, sample, climbed)
             del climbed
             decoder.begin_with(before)
@@ -289,8 +291,9 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                     settings,
                     untrained,
                     progress,
-                    partial(ngrams_of, tokenizer=tokenizer, frame=frame),
+                    partial(texts_of, tokenizer=tokenizer, frame=frame),
                 )
+                settings = replace(settings, lexicon=classifier.lexicon is not None)
                 progress.say(mixture.reason)
                 self.mixture_ = mixture.to_dict()
             names = self.classes_.tolist()
@@ -410,7 +413,10 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return classifier
 
     def resolved_params(self) -> dict[str, Any]:
-        """This classifier's parameters, with what the recipe chose in place of None."""
+        """This classifier's parameters, with what the recipe chose in place of None.
+
+        But ``lexicon`` where there is one: whether it is worth it is for the texts to say.
+        """
         self._check_fitted()
         return self.get_params() | _params(self.model_.settings)
 
@@ -500,7 +506,7 @@ def _params(settings: Settings) -> dict[str, Any]:
         given["trainable_blocks"] = None
     if settings.train != "lora":
         given["lora_rank"] = None
-    if settings.lexicon:  # which is refused where another depth leaves nothing frozen
+    if settings.lexicon:  # which would be refused where another depth leaves nothing frozen
         given["lexicon"] = None
     return {name: given[name] for name in TextClassifier._get_param_names() if name in given}
 

@@ -20,7 +20,6 @@ from lastblock.data.examples import Label
 from lastblock.decision import UNSURE, Decision
 from lastblock.errors import ConfigError
 from lastblock.explanation import MOST_PAIRS, TOKEN_BUDGET, Explanation, Plan, make_plan
-from lastblock.lexicon import Ngrams, count_ngrams
 from lastblock.runtime import Progress
 from lastblock.tokenization.batching import Frame, TokenIds, head_and_tail, windows
 from lastblock.tokenization.tokenizer import Tokenizer
@@ -129,7 +128,7 @@ class TextModel:
         logits = run_tail(self.classifier, sequences, self.store, progress).double()
         lexicon = self.classifier.lexicon
         if lexicon is not None and not lexicon.silent:
-            logits += lexicon(ngrams_of(sequences, self.tokenizer, self.frame))
+            logits += lexicon.read(texts_of(sequences, self.tokenizer, self.frame))
         return logits.numpy()
 
     def explain(
@@ -230,9 +229,9 @@ def fit_length(ids: TokenIds, settings: Settings, frame: Frame) -> TokenIds:
     return frame.around(ids[:length])
 
 
-def ngrams_of(sequences: Sequence[TokenIds], tokenizer: Tokenizer, frame: Frame) -> Ngrams:
-    """What the lexicon reads of texts whose token ids stand in the prompt: themselves."""
-    return count_ngrams(tokenizer.decode_batch([frame.inside(ids) for ids in sequences]))
+def texts_of(sequences: Sequence[TokenIds], tokenizer: Tokenizer, frame: Frame) -> list[str]:
+    """What the lexicon reads of texts whose token ids stand in the prompt: the texts alone."""
+    return tokenizer.decode_batch([frame.inside(ids) for ids in sequences])
 
 
 def over_windows(

@@ -5,9 +5,10 @@ their bare words do. So these have a say of their own: a text's words, pairs of 
 letters inside its words are counted in a table of ``BUCKETS`` numbers by a hash (Weinberger et al.
 2009, "Feature Hashing for Large Scale Multitask Learning", section 2, without signs), weighted by
 TF-IDF with sublinear counts, brought to unit length and read by a linear layer. ``fit_lexicon``
-finds its weights; how much it counts is measured, see ``ensemble``.
+finds its weights; how much it counts is measured, see ``ensemble``. Of it numbers are saved, no
+words.
 
-Knows texts and class numbers; no label names, no files. No word is kept, only numbers.
+Knows texts and class numbers; no label names, no files.
 """
 
 from __future__ import annotations
@@ -30,7 +31,11 @@ BUCKETS = 2**16
 WORD = re.compile(r"\w+|[^\w\s]+")
 # Letters taken together, of a word and the spaces around it.
 LETTERS = range(2, 6)
-_KEPT_WORDS = 2**15
+# Buckets of so many words are remembered, of such as may come again: not of whole lines in scripts
+# that are written without spaces.
+_KEPT_WORDS, _LONGEST_KEPT = 2**15, 20
+# Texts that are read at once: each has hundreds of n-grams.
+_AT_ONCE = 512
 
 
 @dataclass(frozen=True)
@@ -50,17 +55,12 @@ class Ngrams:
 
 def count_ngrams(texts: Sequence[str]) -> Ngrams:
     """How often each text has each word, pair of neighbouring words, and letters inside words."""
-    found = [_buckets(text.lower()) for text in texts]
-    sizes = np.array([len(of) for of in found], np.int64)
-    each = np.repeat(np.arange(len(found)), sizes) * BUCKETS
-    of_all = np.concatenate(found) if found else np.empty(0, np.int64)
-    places, counts = np.unique(each + of_all, return_counts=True)
-    starts = np.searchsorted(places, np.arange(len(found) + 1) * BUCKETS)
-    return Ngrams(
-        torch.from_numpy(places % BUCKETS),
-        torch.from_numpy(counts.astype(np.float32)),
-        torch.from_numpy(starts),
-    )
+    found = [np.unique(_buckets(text.lower()), return_counts=True) for text in texts]
+    nothing = np.empty(0, np.int64)
+    buckets = np.concatenate([nothing, *(of for of, _ in found)])
+    counts = np.concatenate([nothing, *(times for _, times in found)]).astype(np.float32)
+    starts = np.cumsum([0, *(len(of) for of, _ in found)])
+    return Ngrams(*map(torch.from_numpy, (buckets, counts, starts)))
 
 
 class Lexicon(nn.Module):
@@ -84,14 +84,20 @@ class Lexicon(nn.Module):
 
     @property
     def silent(self) -> bool:
-        """Whether it has nothing to say: it has not learnt yet, or was found to be of no use."""
+        """Whether it has nothing to say: it has not learnt yet."""
         return not self.idf.any()
 
     @torch.no_grad()
     def scale(self, factor: float) -> None:
-        """Make what it says count so many times as much; 0 silences it."""
-        for parameter in (self.weight, self.bias, *([] if factor else [self.idf])):
-            parameter.mul_(factor)
+        """Make what it says count so many times as much."""
+        self.weight.mul_(factor)
+        self.bias.mul_(factor)
+
+    def read(self, texts: Sequence[str]) -> Tensor:
+        """Logits (n, n_classes) of texts, float32."""
+        parts = [texts[i : i + _AT_ONCE] for i in range(0, len(texts), _AT_ONCE)]
+        said = [self(count_ngrams(part)) for part in parts]
+        return torch.cat(said) if said else torch.zeros(0, len(self.bias))
 
     def rows(self, ngrams: Ngrams) -> Tensor:
         """What each n-gram of each text counts, (m,), float32: of a text a row of unit length."""
@@ -118,15 +124,21 @@ def _buckets(text: str) -> npt.NDArray[np.int64]:
     words = WORD.findall(text)
     pairs = (f"{one} {two}" for one, two in pairwise(words))
     whole = [_bucket(f"w{of}") for of in (*words, *pairs)]
-    return np.concatenate([np.array(whole, np.int64), *map(_letters, text.split())])
+    letters = (
+        _kept_letters(word) if len(word) <= _LONGEST_KEPT else _letters(word)
+        for word in text.split()
+    )
+    return np.concatenate([np.array(whole, np.int64), *letters])
 
 
-@lru_cache(_KEPT_WORDS)
 def _letters(word: str) -> npt.NDArray[np.int64]:
     """The bucket of each 2 to 5 letters that stand side by side in a word."""
     spaced = f" {word} "
     grams = (spaced[i : i + size] for size in LETTERS for i in range(len(spaced) - size + 1))
     return np.array([_bucket(f"l{gram}") for gram in grams], np.int64)
+
+
+_kept_letters = lru_cache(_KEPT_WORDS)(_letters)
 
 
 def _bucket(gram: str) -> int:

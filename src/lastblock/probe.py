@@ -132,25 +132,46 @@ def fit_lexicon(
     weights: Tensor | None = None,
     of: Array | None = None,
 ) -> Tensor:
-    """Fit a lexicon's weights to n texts, likewise; what it says of each when fitted without it.
+    """Fit a lexicon to n texts, likewise; what it says of each when fitted without it, (n, k).
 
-    These are logits (n, n_classes). Other arguments are as ``fit_probe`` has them. Of more than
-    ``MOST_NGRAM_ROWS`` texts so many are learnt from, evenly spread; the others it has not seen.
+    Other arguments are as ``fit_probe`` has them; of a text's weights for k labels the mean counts.
     """
     lexicon.learn_idf(ngrams)
     parts = (lexicon.rows(ngrams).numpy(), ngrams.buckets.numpy(), ngrams.starts.numpy())
     x = csr_array(parts, shape=(len(ngrams), BUCKETS))
-    rows = _spread(len(ngrams), MOST_NGRAM_ROWS, of)
-    if len(rows) < len(ngrams):
-        x, targets, of = x[rows], targets[rows], None if of is None else of[rows]
-        weights = None if weights is None else weights[rows]
-    fitted = _fit_rows(_products(x), targets, weights, of)
+    several = weights is not None and weights.dim() == 2
+    w = _mean_one(weights.mean(1) if several else weights, len(ngrams))  # type: ignore[union-attr]
+    ridge = _Dual(_products(x), None, _signed(targets, len(lexicon.bias)).float(), w.float())
+    without = [(held, ridge.without(fit, held)) for fit, held in folds(targets, FOLDS, of)]
+    judged = _judge(ridge.y, without, NGRAM_PENALTIES, 1.0, w)
+    i = _lowest(judged, len(NGRAM_PENALTIES), len(NGRAM_PENALTIES) // 2)
+    scores, _ = judged(i)
+    sharp = _sharpness(scores, targets, w)
     with torch.no_grad():
-        lexicon.weight.copy_(torch.from_numpy(x.T @ fitted.weight.T.numpy()))
-        lexicon.bias.copy_(fitted.bias)
-    said: Tensor = lexicon(ngrams)
-    said[rows] = fitted.out_of_fold
-    return said
+        rows = sharp * ridge.solve(NGRAM_PENALTIES[i], 1.0)
+        lexicon.weight.copy_(torch.from_numpy(x.T @ rows.numpy()))
+        lexicon.bias.copy_(sharp * ridge.mean)
+    return sharp * scores
+
+
+def few_rows(targets: Tensor, of: Array | None = None) -> Array:
+    """Rows for a lexicon to learn from: all, or ``MOST_NGRAM_ROWS``, as evenly of all classes.
+
+    Arguments are as ``fit_probe`` has them. Of a text's parts all are taken or none, but for one
+    that has too many alone.
+    """
+    n = len(targets)
+    if n <= MOST_NGRAM_ROWS:
+        return np.arange(n)
+    text = np.arange(n) if of is None else np.unique(of, return_inverse=True)[1]
+    _, first, parts = np.unique(text, return_index=True, return_counts=True)
+    by_class = np.arange(len(first))
+    if targets.dim() == 1:
+        by_class = np.argsort(targets.numpy()[first], kind="stable")
+    # The fractions of multiples of the golden ratio: the lowest so many are evenly spread.
+    order = by_class[np.argsort(np.arange(len(first)) * (5**0.5 - 1) / 2 % 1, kind="stable")]
+    fitting = max(1, int((np.cumsum(parts[order]) <= MOST_NGRAM_ROWS).sum()))
+    return np.flatnonzero(np.isin(text, order[:fitting]))[:MOST_NGRAM_ROWS]
 
 
 def _products(x: csr_array) -> Tensor:
@@ -165,47 +186,17 @@ def _products(x: csr_array) -> Tensor:
     return dense @ dense.T + torch.from_numpy((rare @ rare.T).toarray())
 
 
-def _fit_rows(products: Tensor, targets: Tensor, weights: Tensor | None, of: Array | None) -> Probe:
-    """A probe of rows whose products (n, n) are known: ``weight`` (n_classes, n) is of rows."""
-    if weights is not None and weights.dim() == 2 and weights.shape[1] > 1:
-        return _fit_each(lambda y, w: _fit_rows(products, y, w, of), targets, weights)
-    w, signed = _mean_one(weights, len(targets)), _signed(targets)
-    ridge = _Dual(products, None, signed.float(), w.float())
-    without = [(held, ridge.without(fit, held)) for fit, held in folds(targets, FOLDS, of)]
-    judged = _judge(ridge.y, without, NGRAM_PENALTIES, 1.0, w)
-    i = _lowest(judged, len(NGRAM_PENALTIES), len(NGRAM_PENALTIES) // 2)
-    scores, _ = judged(i)
-    sharp = _sharpness(scores, targets, w)
-    return Probe(
-        weight=sharp * ridge.solve(NGRAM_PENALTIES[i], 1.0).T,
-        bias=sharp * ridge.mean,
-        out_of_fold=sharp * scores,
-        penalty=NGRAM_PENALTIES[i],
-    )
-
-
-def _spread(n: int, most: int, of: Array | None) -> Array:
-    """At most so many of n rows, evenly spread; of a text all ``of`` it or none, (n,)."""
-    if n <= most:
-        return np.arange(n)
-    if of is None:
-        return np.linspace(0, n - 1, most).round().astype(np.int64)
-    numbers = np.unique(of)
-    texts = numbers[_spread(len(numbers), max(1, most * len(numbers) // n), None)]
-    return np.flatnonzero(np.isin(of, texts))
-
-
 def _mean_one(weights: Tensor | None, n: int) -> Tensor:
     """Weights (n,) or (n, 1) as float64 (n,) with a mean of 1; None is the same for all."""
     if weights is None:
         return torch.ones(n, dtype=torch.double)
     w = weights.reshape(n).double()
-    return w / w.mean()
+    return w / (w.mean() or 1.0)
 
 
-def _signed(targets: Tensor) -> Tensor:
+def _signed(targets: Tensor, n_classes: int = -1) -> Tensor:
     """Class numbers (n,) or indicators (n, n_classes) -> 1 and -1, (n, n_classes), float64."""
-    return 2 * (targets if targets.dim() == 2 else F.one_hot(targets)).double() - 1
+    return 2 * (targets if targets.dim() == 2 else F.one_hot(targets, n_classes)).double() - 1
 
 
 def _sharpness(scores: Tensor, targets: Tensor, w: Tensor) -> float:
