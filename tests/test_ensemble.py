@@ -112,7 +112,7 @@ def test_words_count_where_they_know_what_the_decoder_does_not() -> None:
         classifier, store, part, None, LEXICAL, classifier.tail_state(), Silent(), named(part)
     )
     assert mixture.lexicon > mixture.tail + mixture.probe
-    assert "its bare words'" in mixture.reason
+    assert "% the text's bare words', as weighed on 120 texts" in mixture.reason
     assert (unseen.argmax(1).numpy() == part.labels).all()
 
 

@@ -53,11 +53,14 @@ class Mixture:
     def reason(self) -> str:
         """The same in a sentence."""
         total = self.tail + self.probe + self.lexicon
-        words = f", {self.lexicon / total:.0%} its bare words'" if self.lexicon else ""
+        parts = [
+            f"{self.tail / total:.0%} the trained tail's",
+            f"{self.probe / total:.0%} a linear probe's of the frozen states",
+            *([f"{self.lexicon / total:.0%} the text's bare words'"] if self.lexicon else []),
+        ]
         return (
-            f"The answer is {self.tail / total:.0%} the trained tail's, {self.probe / total:.0%} a "
-            f"linear probe's of the frozen states{words}, as weighed on {self.texts:,} texts of "
-            f"the {self.measured_on}."
+            f"The answer is {', '.join(parts[:-1])} and {parts[-1]}, as weighed on {self.texts:,} "
+            f"texts of the {self.measured_on}."
         )
 
     def to_dict(self) -> dict[str, Any]:
