@@ -69,14 +69,20 @@ def own_cache(folder: Path) -> Path:
 
 
 def untrained(depth: int = 20) -> TextModel:
-    """The default decoder cut at a depth, with a head for two classes that has learnt nothing."""
+    """The default decoder cut at a depth, for two classes, that has learnt nothing.
+
+    Its lexicon says nothing of use, but is asked.
+    """
     files = hub.resolve(DEFAULT_MODEL)
     shape = loading.read_config(files.folder)
     tokenizer = Tokenizer.from_pretrained(files.folder)
     wanted, asked = ModelConfig(depth=depth, dtype="float32"), len(tokenizer.frame(PROMPT))
     chosen = resolve(wanted, TrainConfig(), shape, [64], 1e-3, asked)
     settings = dataclasses.replace(chosen, summary_depths=())
-    classifier = SequenceClassifier(loading.load_decoder(files.folder, depth=depth), 2)
+    decoder = loading.load_decoder(files.folder, depth=depth)
+    classifier = SequenceClassifier(decoder, 2, lexicon=settings.lexicon)
+    assert classifier.lexicon is not None
+    classifier.lexicon.idf.fill_(1.0)
     return TextModel(tokenizer, classifier, ["ham", "spam"], settings)
 
 
