@@ -21,18 +21,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 # Sections that tell how a package is made rather than what it is about.
-LEFT_OUT = {
-    "libs",
-    "libdevel",
-    "oldlibs",
-    "doc",
-    "debug",
-    "localization",
-    "kernel",
-    "misc",
-    "utils",
-}
-LEFT_OUT |= {"metapackages", "introspection", "devel"}
+LEFT_OUT = {"libs", "libdevel", "oldlibs", "devel", "debug", "doc", "localization", "introspection",
+            "kernel", "metapackages", "misc", "utils"}  # fmt: skip
 CLASSES, TEST = 20, 1_500
 
 

@@ -1,11 +1,13 @@
 """TextClassifier: labels come back as they went in, results repeat, bad input is named."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.class_weight import compute_sample_weight
@@ -302,6 +304,64 @@ def test_a_prompt_is_read_around_each_text_and_kept(pretrained: Path, tmp_path: 
     asked.save(tmp_path / "m")
     loaded = TextClassifier.load(tmp_path / "m").predict_proba(texts)
     np.testing.assert_array_equal(loaded, asked.predict_proba(texts))
+
+
+def anagrams(n: int, seed: int) -> tuple[list[str], list[str]]:
+    """Texts of which only the words tell the class: the same letters, in orders of its own."""
+    known, random = np.random.default_rng(0), np.random.default_rng(seed)
+    words = ["".join(known.permutation([*"abcdefgh"])) for _ in range(60)]
+    labels = ["ham", "spam"] * (n // 2)
+    of = {"ham": words[:30], "spam": words[30:]}
+    return [" ".join(random.choice(of[label], 4)) for label in labels], labels
+
+
+def test_words_have_a_say_where_they_help(pretrained: Path, tmp_path: Path) -> None:
+    texts, labels = anagrams(120, seed=1)
+    fitted = tiny(pretrained).fit(texts, labels)
+    assert fitted.model_.settings.lexicon
+    assert fitted.mixture_["lexicon"] > 0
+    new, truth = anagrams(60, seed=2)
+    without = tiny(pretrained, lexicon=False).fit(texts, labels)
+    assert without.model_.classifier.lexicon is None
+    assert not without.model_.settings.lexicon
+    assert fitted.score(new, truth) > without.score(new, truth)
+    fitted.save(tmp_path / "m")
+    loaded = TextClassifier.load(tmp_path / "m")
+    np.testing.assert_array_equal(loaded.predict_proba(new), fitted.predict_proba(new))
+    again = loaded.fit(texts, labels)
+    np.testing.assert_array_equal(again.predict_proba(new), fitted.predict_proba(new))
+    # Whether it is worth it is chosen anew.
+    assert fitted.resolved_params()["lexicon"] is None
+    assert without.resolved_params()["lexicon"] is False
+
+
+def test_a_lexicon_of_no_use_is_not_kept(pretrained: Path, tmp_path: Path) -> None:
+    _, labels = messages(60)
+    fitted = tiny(pretrained).fit(["the same"] * 60, labels)
+    assert not fitted.model_.settings.lexicon
+    fitted.save(tmp_path / "m")
+    with safe_open(tmp_path / "m" / "model.safetensors", "pt") as file:
+        assert not [name for name in file.keys() if "lexicon" in name]  # noqa: SIM118
+
+
+def test_a_model_from_before_there_were_lexicons_is_read(pretrained: Path, tmp_path: Path) -> None:
+    texts, labels = messages(40)
+    fitted = tiny(pretrained, lexicon=False).fit(texts, labels)
+    fitted.save(tmp_path / "m")
+    path = tmp_path / "m" / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    del config["settings"]["lexicon"]
+    path.write_text(json.dumps(config), encoding="utf-8")
+    loaded = TextClassifier.load(tmp_path / "m")
+    np.testing.assert_array_equal(loaded.predict_proba(texts), fitted.predict_proba(texts))
+
+
+@pytest.mark.parametrize("way", [{"train": "all"}, {"train": "lora"}, {"recipe": "chapter6"}])
+def test_a_lexicon_where_nothing_stands_beside_the_tail_is_refused(
+    pretrained: Path, way: dict[str, str]
+) -> None:
+    with pytest.raises(ConfigError, match="--lexicon is for --recipe auto with frozen blocks"):
+        tiny(pretrained, lexicon=True, **way).fit(*messages(20))
 
 
 def _small() -> DecoderConfig:

@@ -13,6 +13,7 @@ from tiny import messages
 from lastblock.errors import ConfigError
 from lastblock.estimator import TextClassifier
 from lastblock.explanation import Explanation, Explanations, Piece, log_odds, make_plan, marked
+from lastblock.lexicon import Lexicon, count_ngrams
 
 WORDS = "one two three four"
 SPANS = [(0, 3), (3, 7), (7, 13), (13, 18)]
@@ -159,15 +160,17 @@ def test_contributions_of_a_real_decoder_add_up_too():
         assert abs(found.missing) <= 0.02 * abs(difference)
 
 
-def test_log_odds_are_the_difference_of_the_logits(model):
+def test_log_odds_are_the_difference_of_the_logits(model, monkeypatch):
+    lexicon = Lexicon(2)
+    lexicon.learn_idf(count_ngrams(["WIN CASH now"]))
+    torch.nn.init.normal_(lexicon.weight)
+    monkeypatch.setattr(model.classifier, "lexicon", lexicon)
     found = model.explain("WIN CASH now", "spam")
     texts = ["WIN CASH now", ""]
     ids = [torch.from_numpy(model.encode([t])[0])[None].long() for t in texts]
     with torch.inference_mode():
         logits = [model.classifier(x, torch.tensor([x.shape[1]]))[0].double() for x in ids]
-        if model.classifier.lexicon is not None:
-            words = model.classifier.lexicon.read(texts).double()
-            logits = [of + more for of, more in zip(logits, words, strict=True)]
+        logits = [of + more for of, more in zip(logits, lexicon.read(texts), strict=True)]
     whole, nothing = (float(z[1] - z[0]) for z in logits)
     assert found.log_odds == pytest.approx(whole, abs=1e-4)
     assert found.log_odds_of_nothing == pytest.approx(nothing, abs=1e-4)

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -67,7 +68,7 @@ class Mixture:
         return {**dataclasses.asdict(self), "reason": self.reason}
 
 
-def add_probe(
+def add_readers(
     classifier: SequenceClassifier,
     store: ActivationStore,
     train: Encoded,
@@ -104,9 +105,12 @@ def add_probe(
         learnt = train.take(rows)
         ngrams = count_ngrams(texts_of(learnt.sequences))
         unseen = fit_lexicon(lexicon, ngrams, *learnt.tensors(), learnt.of)
-        words_say = lexicon.read(texts_of(judged.sequences))
+        words_say = torch.empty_like(said)
+        others = np.arange(len(judged))
         if judged is train:
             words_say[rows] = unseen
+            others = np.setdiff1d(others, rows)
+        words_say[others] = lexicon.read(texts_of(judged.take(others).sequences))
         both, words = _if_worth_it(said, words_say, judged)
         said = both * said + words * words_say
         tail, share = both * tail, both * share

@@ -41,7 +41,7 @@ from lastblock.decoder import catalog, hub, kernels, loading
 from lastblock.decoder.decoder import Decoder
 from lastblock.decoder.precision import precision_facts, set_precision
 from lastblock.depth import Choice, candidates, choose_depth
-from lastblock.ensemble import add_probe, cross_validates
+from lastblock.ensemble import add_readers, cross_validates
 from lastblock.errors import ConfigError, DataError
 from lastblock.explanation import Explanations
 from lastblock.inference import TextModel, encode, in_windows, over_windows, texts_of
@@ -283,7 +283,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             classifier.merge_adapters()
             if classifier.probe is not None:
                 untrained = self.initial_tail_
-                mixture, in_turn = add_probe(
+                mixture, in_turn = add_readers(
                     classifier,
                     store,
                     train,

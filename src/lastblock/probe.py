@@ -89,7 +89,7 @@ def fit_probe(
         means: how many features, the first ones, are mean states, if not all.
     """
     if weights is not None and weights.dim() == 2 and weights.shape[1] > 1:
-        return _fit_each(lambda y, w: fit_probe(features, y, w, of), targets, weights)
+        return _fit_each(features, targets, weights, of)
     x, w, signed = features.double(), _mean_one(weights, len(features)), _signed(targets)
     mean = (w[:, None] * x).mean(0)
     scale = (w[:, None] * (x - mean) ** 2).mean(0).sqrt().clamp_min(1e-6)
@@ -157,8 +157,8 @@ def fit_lexicon(
 def few_rows(targets: Tensor, of: Array | None = None) -> Array:
     """Rows for a lexicon to learn from: all, or ``MOST_NGRAM_ROWS``, as evenly of all classes.
 
-    Arguments are as ``fit_probe`` has them. Of a text's parts all are taken or none, but for one
-    that has too many alone.
+    Arguments are as ``fit_probe`` has them. Of a text's parts all are taken or none; a text that
+    has too many for what is left is passed over.
     """
     n = len(targets)
     if n <= MOST_NGRAM_ROWS:
@@ -170,8 +170,12 @@ def few_rows(targets: Tensor, of: Array | None = None) -> Array:
         by_class = np.argsort(targets.numpy()[first], kind="stable")
     # The fractions of multiples of the golden ratio: the lowest so many are evenly spread.
     order = by_class[np.argsort(np.arange(len(first)) * (5**0.5 - 1) / 2 % 1, kind="stable")]
-    fitting = max(1, int((np.cumsum(parts[order]) <= MOST_NGRAM_ROWS).sum()))
-    return np.flatnonzero(np.isin(text, order[:fitting]))[:MOST_NGRAM_ROWS]
+    taken, room = [], MOST_NGRAM_ROWS
+    for i in order:
+        if parts[i] <= room:
+            taken.append(i)
+            room -= parts[i]
+    return np.flatnonzero(np.isin(text, taken or order))[:MOST_NGRAM_ROWS]
 
 
 def _products(x: csr_array) -> Tensor:
@@ -246,13 +250,10 @@ def _clearly_less(errors: Tensor, than: Tensor) -> bool:
     return bool(math.sqrt(len(less) - 1) * less.mean() > WORTH * less.std(correction=0))
 
 
-def _fit_each(fit: Callable[[Tensor, Tensor], Probe], targets: Tensor, weights: Tensor) -> Probe:
-    """A probe whose labels each have a regression of their own, for weights of their own.
-
-    ``fit`` makes one of a label's indicators and weights, (n, 1) both.
-    """
+def _fit_each(features: Tensor, targets: Tensor, weights: Tensor, of: Array | None) -> Probe:
+    """A probe whose labels each have a regression of their own, for weights of their own."""
     each = [
-        fit(*columns)
+        fit_probe(features, *columns, of)
         for columns in zip(targets.split(1, dim=1), weights.split(1, dim=1), strict=True)
     ]
     return Probe(
