@@ -39,9 +39,10 @@ COMMON = 16
 MEANS = (0.25, 0.5, 1.0, 2.0)
 # Standard errors by which it has to be better that they count more: a few texts cannot say.
 WORTH = 1.0
-FOLDS = 5
-# Up to so many texts those left out are predicted in float32, in half the time: rounding, which
-# grows with them, is then far below the smallest penalty, and only that keeps a ridge solvable.
+# Folds; and from how many texts on fewer will do: what is left to fit on is hardly less telling.
+FOLDS, MANY, FOLDS_OF_MANY = 5, 1_000, 3
+# Up to so many texts all is computed in float32, in half the time: rounding, which grows with
+# them, is then far below the smallest penalty, and only that keeps a ridge solvable.
 MOST_IN_FLOAT32 = 20_000
 # Factors tried for turning a ridge's scores, which lie around -1 and 1, into logits.
 SHARPNESS = tuple(2.0 ** (i / 2) for i in range(-2, 11))
@@ -95,7 +96,7 @@ def fit_probe(
     scale = (w[:, None] * (x - mean) ** 2).mean(0).sqrt().clamp_min(1e-6)
     x = (x - mean) / scale
 
-    parts = folds(targets, FOLDS, of)
+    parts = folds(targets, _how_many_folds(len(x)), of)
     dtype = torch.float32 if len(x) <= MOST_IN_FLOAT32 else torch.double
     ridge = _Ridge(x.to(dtype), signed.to(dtype), w.to(dtype), means)
     without = [(held, ridge.without(fitted_on, held)) for fitted_on, held in parts]
@@ -115,7 +116,7 @@ def fit_probe(
     assert kept is not None
     _, share, i, penalty, scores = kept
     sharp = _sharpness(scores, targets, w)
-    weight, bias = _Ridge(x, signed, w, means).solve(penalty, share)
+    weight, bias = (found.double() for found in ridge.solve(penalty, share))
     weight = sharp * weight / scale[:, None]
     return Probe(
         weight=weight.T.float().contiguous(),
@@ -142,7 +143,8 @@ def fit_lexicon(
     several = weights is not None and weights.dim() == 2
     w = _mean_one(weights.mean(1) if several else weights, len(ngrams))  # type: ignore[union-attr]
     ridge = _Dual(_products(x), None, _signed(targets, len(lexicon.bias)).float(), w.float())
-    without = [(held, ridge.without(fit, held)) for fit, held in folds(targets, FOLDS, of)]
+    parts_of = folds(targets, _how_many_folds(len(w)), of)
+    without = [(held, ridge.without(fit, held)) for fit, held in parts_of]
     judged = _judge(ridge.y, without, NGRAM_PENALTIES, 1.0, w)
     i = _lowest(judged, len(NGRAM_PENALTIES), len(NGRAM_PENALTIES) // 2)
     scores, _ = judged(i)
@@ -264,6 +266,10 @@ def _fit_each(features: Tensor, targets: Tensor, weights: Tensor, of: Array | No
     )
 
 
+def _how_many_folds(n: int) -> int:
+    return FOLDS if n < MANY else FOLDS_OF_MANY
+
+
 def folds(targets: Tensor, k: int, of: Array | None = None) -> list[tuple[Tensor, Tensor]]:
     """Rows to fit on and rows held out, of each fold; stratified as far as classes are large.
 
@@ -365,7 +371,8 @@ class _Ridge:
     def __init__(self, x: Tensor, y: Tensor, w: Tensor, means: int) -> None:
         self.x, self.y, self.root, self.means = x, y, w.sqrt()[:, None], means
         self.dual: _Dual | None = None
-        if len(x) * (FOLDS - 1) <= x.shape[1] * FOLDS:
+        k = _how_many_folds(len(x))
+        if len(x) * (k - 1) <= x.shape[1] * k:
             of_means, products = (of @ of.T for of in (x[:, :means], x[:, means:]))
             self.dual = _Dual(products, of_means, y, w)
         else:
