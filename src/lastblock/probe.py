@@ -39,8 +39,9 @@ COMMON = 16
 MEANS = (0.25, 0.5, 1.0, 2.0)
 # Standard errors by which it has to be better that they count more: a few texts cannot say.
 WORTH = 1.0
-# Folds; and from how many texts on fewer will do: what is left to fit on is hardly less telling.
-FOLDS, MANY, FOLDS_OF_MANY = 5, 1_000, 3
+# Folds; and from how many rows on fewer will do, as two thirds of so many say hardly less than four
+# fifths (docs/experiments.md).
+FOLDS, MANY, FOLDS_OF_MANY = 5, 600, 3
 # Up to so many texts all is computed in float32, in half the time: rounding, which grows with
 # them, is then far below the smallest penalty, and only that keeps a ridge solvable.
 MOST_IN_FLOAT32 = 20_000
