@@ -194,3 +194,41 @@ def test_all_trains_the_embeddings_too() -> None:
     for name, parameter in classifier.named_parameters():
         assert parameter.dtype == torch.float32
         assert parameter.grad is not None, name
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("pooling", ["last", "mean"])
+def test_a_whole_decoder_in_bfloat16_learns_as_in_float32(family: str, pooling: str) -> None:
+    decoder = random_decoder(family)
+    with torch.no_grad():
+        for parameter in decoder.parameters():
+            parameter.mul_(0.2)  # less chaotic
+    classifier = SequenceClassifier(
+        decoder, 3, trainable_blocks=4, pooling=pooling, train_embeddings=True
+    )
+    ids, lengths = random_batch()
+    gradients, said = [], []
+    for precision in ("float32", "bfloat16"):
+        classifier.prefix_precision = precision
+        classifier.zero_grad()
+        logits = classifier(ids, lengths)
+        torch.nn.functional.cross_entropy(logits, torch.arange(7) % 3).backward()
+        grads = [p.grad for p in classifier.trainable_parameters()]
+        assert all(grad is None or grad.dtype == torch.float32 for grad in grads)
+        gradients.append(torch.cat([grad.flatten() for grad in grads if grad is not None]))
+        said.append(logits.detach())
+        with torch.no_grad():  # predictions are in float32 either way
+            torch.testing.assert_close(
+                classifier(ids, lengths), whole_decoder(classifier, ids, lengths)
+            )
+    assert not torch.equal(*said)
+    torch.testing.assert_close(*said, rtol=0.05, atol=0.02 * float(said[0].abs().max()))
+    assert torch.cosine_similarity(*gradients, dim=0) > 0.99
+
+
+def test_a_trained_block_above_frozen_ones_stays_in_float32() -> None:
+    classifier = SequenceClassifier(random_decoder(), 3, trainable_blocks=2)
+    ids, lengths = random_batch()
+    plain = classifier(ids, lengths)
+    classifier.prefix_precision = "bfloat16"
+    assert torch.equal(classifier(ids, lengths), plain)

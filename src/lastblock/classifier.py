@@ -276,15 +276,26 @@ class SequenceClassifier(nn.Module):
         depth = self.decoder.depth
         position = lengths - 1 if self.pooling == "last" else torch.zeros_like(lengths)
         if self.pooling == "mean":
-            x = self.decoder.run(x, self.frozen_blocks, depth)
+            x = self._through_whole_blocks(x, depth)
             return mean_state(self.decoder.norm(x), lengths)
         if self.frozen_blocks == depth:
             x = x[torch.arange(len(x)), position]
         else:
-            x = self.decoder.run(x, self.frozen_blocks, depth - 1)
+            x = self._through_whole_blocks(x, depth - 1)
             x = self.decoder.run_at(x, position, depth - 1)
         state: Tensor = self.decoder.norm(x)
         return state
+
+    def _through_whole_blocks(self, x: Tensor, depth: int) -> Tensor:
+        """States above the frozen blocks, (B, T, C), up to a depth, float32.
+
+        Where the whole decoder is trained, and in bfloat16, a training step's products are, while
+        weights, sums and norms stay float32 (Micikevicius et al. 2018, "Mixed Precision Training").
+        """
+        training = torch.is_grad_enabled() and not self.frozen_blocks
+        half = training and self.prefix_precision == "bfloat16"
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            return self.decoder.run(x, self.frozen_blocks, depth)
 
     def forward(self, ids: Tensor, lengths: Tensor) -> Tensor:
         """Token ids (B, T), padded on the right, and lengths (B,) -> logits (B, n_classes).

@@ -53,9 +53,10 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if few_rows.can_norm(x, self.weight):
             return with_factors(few_rows.rms_norm(x, self.eps), self)
-        if not self.offset:
+        if not self.offset and x.dtype == self.weight.dtype:
             return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
-        weight = self.weight.float() + self.offset  # in 16 bits the sum would lose the weight
+        # In 16 bits the sum would lose the weight; in mixed precision x alone is of 16 bits.
+        weight = self.weight.float() + self.offset
         return F.rms_norm(x.float(), weight.shape, weight, self.eps).to(x.dtype)
 
 
@@ -466,6 +467,11 @@ class MLP(nn.Module):
         return self.down(into.activated(x, self.activation, self.gated))
 
 
+def _added(y: Tensor, x: Tensor) -> Tensor:
+    """y + x: in y's place, but where y alone is of 16 bits, as in mixed precision."""
+    return y.add_(x) if y.dtype == x.dtype else x + y
+
+
 class Block(nn.Module):
     """One transformer layer: attention, then MLP, each added to what came in."""
 
@@ -483,9 +489,8 @@ class Block(nn.Module):
     ) -> Tensor:
         """(B, T, C) -> (B, T, C); see ``Attention.forward``."""
         attended: Tensor = self.attn_post_norm(self.attn(self.attn_norm(x), rotary, before))
-        x = attended.add_(x)
-        thought: Tensor = self.mlp_post_norm(self.mlp(self.mlp_norm(x)))
-        return thought.add_(x)
+        x = _added(attended, x)
+        return _added(self.mlp_post_norm(self.mlp(self.mlp_norm(x))), x)
 
     def keys_values(self, x: Tensor, rotary: RotaryTables | None) -> KeysValues:
         """What the tokens of x, (B, T, C), are to the attention of those after them."""
