@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.util
+import os
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -122,3 +123,20 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         pytest.raises(DownloadError, match="LASTBLOCK_CACHE"),
     ):
         wheels.write_verified(stream, tmp_path / "file" / "x", sha256=SHA256, origin="here")
+
+
+def test_folders_that_pip_deletes_meanwhile_are_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, size in (("gone", 9), ("there", 5)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_bytes(bytes(size))
+    look = os.scandir
+
+    def scandir(path: str) -> object:
+        if Path(path).name == "gone":
+            raise FileNotFoundError(path)
+        return look(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert wheels._largest_file(tmp_path) == 5

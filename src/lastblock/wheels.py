@@ -173,9 +173,11 @@ def _download_wheel(requirement: str, folder: Path, size: int, progress: Progres
 def _largest_file(folder: Path) -> int:
     """Bytes in the largest file below ``folder``: the download, not pip's copy for its cache."""
     largest = 0
-    for path in folder.rglob("*"):
-        with contextlib.suppress(OSError):  # pip deletes and moves files meanwhile
-            largest = max(largest, path.stat().st_size if path.is_file() else 0)
+    # Pip deletes and moves files and folders meanwhile; ``os.walk`` passes over what is gone.
+    for where, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                largest = max(largest, os.stat(os.path.join(where, name)).st_size)
     return largest
 
 
