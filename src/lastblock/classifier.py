@@ -19,6 +19,7 @@ token.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Literal
 
 import torch
@@ -136,7 +137,7 @@ class SequenceClassifier(nn.Module):
     def set_prefix_precision(
         self, precision: Precision, sample: Tensor | None = None, done: Decoder | None = None
     ) -> None:
-        """Turn the frozen prefix to what it will compute in; the tail stays float32.
+        """Turn the frozen prefix to what it will compute in; the tail's weights stay float32.
 
         ``sample`` (T,), token ids of some text, is for int8: see ``set_precision``. ``done`` is a
         decoder of the same weights, as deep as the prefix or deeper, that was turned to it already,
@@ -294,7 +295,7 @@ class SequenceClassifier(nn.Module):
         """
         training = torch.is_grad_enabled() and not self.frozen_blocks
         half = training and self.prefix_precision == "bfloat16"
-        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+        with torch.autocast("cpu", torch.bfloat16) if half else nullcontext():
             return self.decoder.run(x, self.frozen_blocks, depth)
 
     def forward(self, ids: Tensor, lengths: Tensor) -> Tensor:

@@ -234,8 +234,8 @@ class ModelConfig:
     )
     dtype: DType = _setting(
         "auto",
-        "Arithmetic of the frozen prefix, and bfloat16 also of training where all blocks are "
-        "trained (--train lora, all); auto takes what this processor is fastest at.",
+        "Arithmetic of the frozen prefix, and bfloat16 also of training where no block is "
+        "frozen (--train lora, all); auto takes what this processor is fastest at.",
     )
 
     def __post_init__(self) -> None:

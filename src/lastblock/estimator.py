@@ -78,7 +78,8 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         weights: begin with those of the "pretrained" decoder, or with "random" ones.
         attention: "causal", or "full": a token sees those after it too. For full the pooling has
             to be "padded".
-        dtype: of the frozen prefix: "auto", "float32", "bfloat16" or "int8".
+        dtype: of the frozen prefix: "auto", "float32", "bfloat16" or "int8"; bfloat16 also of a
+            training step's products where no block is frozen.
         epochs: passes over the training texts.
         learning_rate: peak learning rate of AdamW.
         batch_size: texts in a step.
