@@ -11,7 +11,7 @@ from sklearn.pipeline import FeatureUnion
 
 from lastblock import lexicon, probe
 from lastblock.lexicon import BUCKETS, WORD, Lexicon, count_ngrams
-from lastblock.probe import NGRAM_PENALTIES, few_rows, fit_lexicon, folds
+from lastblock.probe import NGRAM_PENALTIES, fit_lexicon, folds, lexicon_rows
 
 
 def texts(n: int, seed: int = 0) -> list[str]:
@@ -111,32 +111,32 @@ def test_a_class_that_is_not_among_those_learnt_from_is_never_said() -> None:
 
 def test_of_many_texts_some_are_learnt_from_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probe, "MOST_NGRAM_ROWS", 100)
-    assert few_rows(torch.zeros(100, dtype=torch.int64)).tolist() == list(range(100))
+    assert lexicon_rows(torch.zeros(100, dtype=torch.int64)).tolist() == list(range(100))
     targets = torch.from_numpy(
         np.random.default_rng().permutation(np.repeat([0, 1, 2], [900, 90, 10]))
     )
-    rows = few_rows(targets)
+    rows = lexicon_rows(targets)
     assert len(rows) == 100
     assert (np.diff(rows) > 0).all()
     counts = np.bincount(targets[rows], minlength=3)
     assert np.abs(counts - [90, 9, 1]).max() <= 1
     indicators = torch.randint(0, 2, (300, 5))
-    assert len(few_rows(indicators)) == 100
+    assert len(lexicon_rows(indicators)) == 100
 
 
 def test_parts_of_a_text_are_learnt_from_together(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probe, "MOST_NGRAM_ROWS", 60)
     of = np.repeat(np.arange(50) * 7, 3)
-    rows = few_rows(torch.randint(0, 2, (50,)).repeat_interleave(3), of)
+    rows = lexicon_rows(torch.randint(0, 2, (50,)).repeat_interleave(3), of)
     assert len(rows) == 60
     assert set(np.bincount(of[rows])) == {0, 3}
     for longest in range(41):  # it is passed over, wherever it comes
         parts = np.ones(41, np.int64)
         parts[longest] = 200
         uneven = np.repeat(np.arange(41), parts)
-        rows = few_rows(torch.zeros(240, dtype=torch.int64), uneven)
+        rows = lexicon_rows(torch.zeros(240, dtype=torch.int64), uneven)
         assert np.unique(uneven[rows]).tolist() == [i for i in range(41) if i != longest]
-    alone = few_rows(torch.zeros(200, dtype=torch.int64), np.repeat([0, 1], 100))
+    alone = lexicon_rows(torch.zeros(200, dtype=torch.int64), np.repeat([0, 1], 100))
     assert len(alone) == 60  # no text fits
 
 

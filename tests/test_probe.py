@@ -12,6 +12,8 @@ from torch.nn import functional as F
 from lastblock import probe
 from lastblock.probe import (
     FOLDS,
+    FOLDS_OF_MANY,
+    MANY,
     PENALTIES,
     SHARPNESS,
     WORTH,
@@ -31,7 +33,14 @@ def features(n: int, size: int, classes: int = 3) -> tuple[torch.Tensor, torch.T
     return x + 100, targets
 
 
-@pytest.mark.parametrize(("n", "size"), [(40, 90), (120, 15)], ids=["dual", "primal"])
+SIZES = pytest.mark.parametrize(
+    ("n", "size"),
+    [(40, 90), (120, 15), (MANY, 450), (MANY, 15), (MANY - 1, 15)],
+    ids=["dual", "primal", "many, dual", "many, primal", "nearly many"],
+)
+
+
+@SIZES
 @pytest.mark.parametrize("weighted", [False, True])
 def test_a_probe_is_a_sharpened_ridge_regression(n: int, size: int, weighted: bool) -> None:
     x, targets = features(n, size)
@@ -49,14 +58,14 @@ def test_a_probe_is_a_sharpened_ridge_regression(n: int, size: int, weighted: bo
     np.testing.assert_allclose(logits, sharpness * expected, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize(("n", "size"), [(40, 90), (120, 15)], ids=["dual", "primal"])
+@SIZES
 def test_out_of_fold_logits_come_from_fits_without_the_fold(n: int, size: int) -> None:
     x, targets = features(n, size)
     probe = fit_probe(x, targets)
     scaled = StandardScaler().fit_transform(x.double().numpy())
     signed = 2 * np.eye(3)[targets.numpy()] - 1
     expected = np.empty((n, 3))
-    for fit, held in folds(targets, FOLDS):
+    for fit, held in folds(targets, FOLDS if n < MANY else FOLDS_OF_MANY):
         # The features keep the mean of all texts: no text's class is in it.
         ridge = Ridge(alpha=probe.penalty * size, fit_intercept=False)
         mean = signed[fit].mean(0)

@@ -24,7 +24,7 @@ from lastblock.activations import ActivationStore, run_summary, run_tail
 from lastblock.classifier import SequenceClassifier
 from lastblock.config import Settings
 from lastblock.lexicon import Lexicon, count_ngrams
-from lastblock.probe import SHARPNESS, cross_entropy, few_rows, fit_lexicon, fit_probe, folds
+from lastblock.probe import SHARPNESS, cross_entropy, fit_lexicon, fit_probe, folds, lexicon_rows
 from lastblock.runtime import Progress
 from lastblock.tokenization.batching import TokenIds
 from lastblock.training import Encoded, train_tail
@@ -101,7 +101,7 @@ def add_readers(
     said, words = tail * tail_says + share * probe_says, 0.0
     if settings.lexicon:
         lexicon = Lexicon(classifier.head.out_features)
-        rows = few_rows(train.tensors()[0], train.of)
+        rows = lexicon_rows(train.tensors()[0], train.of)
         learnt = train.take(rows)
         ngrams = count_ngrams(texts_of(learnt.sequences))
         unseen = fit_lexicon(lexicon, ngrams, *learnt.tensors(), learnt.of)

@@ -97,9 +97,10 @@ def fit_probe(
     scale = (w[:, None] * (x - mean) ** 2).mean(0).sqrt().clamp_min(1e-6)
     x = (x - mean) / scale
 
-    parts = folds(targets, _how_many_folds(len(x)), of)
+    parts = _parts(targets, of)
     dtype = torch.float32 if len(x) <= MOST_IN_FLOAT32 else torch.double
-    ridge = _Ridge(x.to(dtype), signed.to(dtype), w.to(dtype), means)
+    dual = max((len(fitted_on) for fitted_on, _ in parts), default=0) <= x.shape[1]
+    ridge = _Ridge(x.to(dtype), signed.to(dtype), w.to(dtype), means, dual)
     without = [(held, ridge.without(fitted_on, held)) for fitted_on, held in parts]
     kept: tuple[Tensor, float, int, float, Tensor] | None = None
     near, last = None, math.inf
@@ -144,8 +145,7 @@ def fit_lexicon(
     several = weights is not None and weights.dim() == 2
     w = _mean_one(weights.mean(1) if several else weights, len(ngrams))  # type: ignore[union-attr]
     ridge = _Dual(_products(x), None, _signed(targets, len(lexicon.bias)).float(), w.float())
-    parts_of = folds(targets, _how_many_folds(len(w)), of)
-    without = [(held, ridge.without(fit, held)) for fit, held in parts_of]
+    without = [(held, ridge.without(fit, held)) for fit, held in _parts(targets, of)]
     judged = _judge(ridge.y, without, NGRAM_PENALTIES, 1.0, w)
     i = _lowest(judged, len(NGRAM_PENALTIES), len(NGRAM_PENALTIES) // 2)
     scores, _ = judged(i)
@@ -157,7 +157,7 @@ def fit_lexicon(
     return sharp * scores
 
 
-def few_rows(targets: Tensor, of: Array | None = None) -> Array:
+def lexicon_rows(targets: Tensor, of: Array | None = None) -> Array:
     """Rows for a lexicon to learn from: all, or ``MOST_NGRAM_ROWS``, as evenly of all classes.
 
     Arguments are as ``fit_probe`` has them. Of a text's parts all are taken or none; a text that
@@ -267,8 +267,9 @@ def _fit_each(features: Tensor, targets: Tensor, weights: Tensor, of: Array | No
     )
 
 
-def _how_many_folds(n: int) -> int:
-    return FOLDS if n < MANY else FOLDS_OF_MANY
+def _parts(targets: Tensor, of: Array | None) -> list[tuple[Tensor, Tensor]]:
+    """The folds that penalties are judged on."""
+    return folds(targets, FOLDS if len(targets) < MANY else FOLDS_OF_MANY, of)
 
 
 def folds(targets: Tensor, k: int, of: Array | None = None) -> list[tuple[Tensor, Tensor]]:
@@ -364,16 +365,15 @@ class _Dual:
 class _Ridge:
     """The same, in whichever form is the smaller: the first ``means`` features have the share.
 
-    That is, their penalty is divided by its square. With no more rows to fit on than features the
-    dual, else the primal, from which a held-out fold's products are taken away rather than all
+    That is, their penalty is divided by its square. The ``dual`` is smaller with no more rows to
+    fit on than features; from the primal a held-out fold's products are taken away rather than all
     others' computed again.
     """
 
-    def __init__(self, x: Tensor, y: Tensor, w: Tensor, means: int) -> None:
+    def __init__(self, x: Tensor, y: Tensor, w: Tensor, means: int, dual: bool) -> None:
         self.x, self.y, self.root, self.means = x, y, w.sqrt()[:, None], means
         self.dual: _Dual | None = None
-        k = _how_many_folds(len(x))
-        if len(x) * (k - 1) <= x.shape[1] * k:
+        if dual:
             of_means, products = (of @ of.T for of in (x[:, :means], x[:, means:]))
             self.dual = _Dual(products, of_means, y, w)
         else:

@@ -177,7 +177,7 @@ def _largest_file(folder: Path) -> int:
     for where, _, names in os.walk(folder):
         for name in names:
             with contextlib.suppress(OSError):
-                largest = max(largest, os.stat(os.path.join(where, name)).st_size)
+                largest = max(largest, (Path(where) / name).stat().st_size)
     return largest
 
 
