@@ -103,7 +103,7 @@ def fit_probe(
     ridge = _Ridge(x.to(dtype), signed.to(dtype), w.to(dtype), means, dual)
     without = [(held, ridge.without(fitted_on, held)) for fitted_on, held in parts]
     kept: tuple[Tensor, float, int, float, Tensor] | None = None
-    near, last = None, math.inf
+    near, last = len(PENALTIES) // 2, math.inf
     for share in MEANS if means else (1.0,):
         unit = means * share**2 + x.shape[1] - means  # the features' summed variance
         judged = _judge(ridge.y, without, [penalty * unit for penalty in PENALTIES], share, w)
@@ -232,15 +232,16 @@ def _judge(
     return judged
 
 
-def _lowest(judged: Callable[[int], tuple[Tensor, Tensor]], n: int, near: int | None) -> int:
-    """The one of n penalties with the least errors; downhill from ``near``, if that is known."""
+def _lowest(judged: Callable[[int], tuple[Tensor, Tensor]], n: int, near: int) -> int:
+    """The one of n penalties with the least errors, downhill from ``near``.
+
+    Errors fall and rise again; of 16 texts, not always (docs/experiments.md).
+    """
 
     def height(i: int) -> float:
         return float(judged(i)[1].mean())
 
     numbers = range(n)
-    if near is None:
-        return min(numbers, key=height)
     for _ in numbers:
         near = min(numbers[max(0, near - 1) : near + 2], key=height)
     return near
