@@ -16,7 +16,7 @@ from lastblock.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from lastblock.data.examples import Examples
 from lastblock.data.split import split_record
 from lastblock.errors import DataError, SavedModelError
-from lastblock.finetune import FinetuneResult, evaluate_file
+from lastblock.finetune import FinetuneResult, evaluate_file, read
 from lastblock.runtime import Silent
 
 
@@ -102,6 +102,16 @@ def test_what_was_found_is_said(run: tuple[FinetuneResult, list[str], Path]) -> 
     _, said, _ = run
     assert any("120 rows (60 ham, 60 spam); 20 repeat" in line for line in said)
     assert any(line.startswith("split into train / validation / test: ") for line in said)
+
+
+def test_of_many_classes_the_largest_are_named(tmp_path: Path) -> None:
+    labels = [f"class{i:02}" for i in range(22) for _ in range(30 - i)]
+    texts = [f"text {i}" for i in range(len(labels))]
+    said = Said()
+    read(DataConfig(data=write_csv(tmp_path / "d.csv", texts, labels)), said)
+    counted = next(line for line in said.lines if "repeat an earlier" in line)
+    assert "(30 class00, 29 class01, " in counted
+    assert "11 class19 and 2 smaller classes); 0 repeat" in counted
 
 
 def test_the_folder_predicts_what_the_report_says(

@@ -70,6 +70,8 @@ PREDICTIONS, OUT_OF_FOLD = "predictions.csv", "out-of-fold.csv"
 # Mistakes that are explained word by word, and the tokens that each explanation may read: little,
 # beside what was read to learn from.
 MOST_EXPLAINED, EXPLAIN_TOKENS = 4, 512
+# Classes whose sizes are said; the report has all of them.
+MOST_CLASSES = 20
 # A label is doubted from this probability of another answer on.
 DOUBT_FROM = 0.9
 MOST_COVERAGE_POINTS = 100
@@ -166,9 +168,11 @@ def read(data: DataConfig, progress: Progress) -> tuple[Examples, dict[str, Any]
     for note in examples.notes:
         progress.say(note)
     found = inspect(examples)
-    counts = ", ".join(f"{count:,} {name}" for name, count in found.classes.items())
+    largest = [f"{count:,} {name}" for name, count in [*found.classes.items()][:MOST_CLASSES]]
+    smaller = len(found.classes) - len(largest)
+    more = f" and {smaller} smaller class{'es' if smaller > 1 else ''}" if smaller else ""
     progress.say(
-        f"{examples.source}: {found.rows:,} rows ({counts}); "
+        f"{examples.source}: {found.rows:,} rows ({', '.join(largest)}{more}); "
         f"{found.duplicates:,} repeat an earlier row's text"
     )
     findings = survey(examples, quick=True).findings
