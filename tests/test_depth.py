@@ -190,6 +190,13 @@ def test_any_number_of_trained_blocks(blocks: int) -> None:
     assert len(choice.depths) == len(choice.accuracy)
 
 
+def test_equal_texts_say_nothing_of_depths() -> None:
+    ids = [np.arange(5, dtype=np.int32)] * 20
+    choice = choose_depth(random_decoder(), ids, torch.arange(20) % 2, 1, fresh())
+    assert choice.texts == 1
+    assert choice.reason.startswith("All texts read the same, which says nothing of depths")
+
+
 def test_what_others_left_in_the_store_changes_no_choice() -> None:
     """A text's states at a depth are kept, whoever asked for them first."""
     decoder, store = random_decoder(), fresh()

@@ -269,6 +269,20 @@ def test_what_is_read_of_long_texts(pretrained: Path, tmp_path: Path, long_text:
     np.testing.assert_array_equal(loaded, classifier.predict_proba(unseen))
 
 
+@pytest.mark.parametrize("attention", ["full", "causal"])
+def test_padded_windows_do_not_depend_on_the_texts_beside_them(
+    pretrained: Path, attention: str
+) -> None:
+    texts, labels = messages(24)
+    texts = [text * 4 if i % 5 == 0 else text for i, text in enumerate(texts)]
+    settings = {"pooling": "padded", "max_length": 50, "long_text": "window", "depth": 3}
+    classifier = tiny(pretrained, attention=attention, **settings).fit(texts, labels)
+    unseen = ["apple pear 12 " * 5 + "x", "red " * 24 + "y", "kiwi lime " * 9 + "zz"]
+    together = classifier.predict_proba(unseen)
+    alone = np.concatenate([classifier.predict_proba([text]) for text in unseen])
+    np.testing.assert_allclose(together, alone, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -16,7 +16,8 @@ from lastblock.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from lastblock.data.examples import Examples
 from lastblock.data.split import split_record
 from lastblock.errors import DataError, SavedModelError
-from lastblock.finetune import FinetuneResult, evaluate_file, read
+from lastblock.finetune import FinetuneResult, evaluate_file, read, split
+from lastblock.recipe import DATA_RULES
 from lastblock.runtime import Silent
 
 
@@ -228,13 +229,29 @@ def test_nothing_is_done_where_nothing_can_be_saved(pretrained: Path, tmp_path: 
         finetune(config(pretrained, "no-such-file.csv", tmp_path / "thesis"))
 
 
-def test_a_label_unknown_in_training_is_named(pretrained: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["validation", "test"])
+def test_a_label_unknown_in_training_is_refused_before_anything_is_learnt(
+    pretrained: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     texts, labels = messages(20)
     data = write_csv(tmp_path / "data.csv", texts, labels)
-    test = write_csv(tmp_path / "test.csv", ["x", "y", "z"], ["ham", "spam", "eggs"])
-    with pytest.raises(DataError, match="'eggs'"):
-        finetune(config(pretrained, data, tmp_path / "m", test=test))
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["data.csv", "test.csv"]
+    other = write_csv(tmp_path / "other.csv", ["x", "y", "z"], ["ham", "spam", "eggs"])
+    monkeypatch.setattr(TextClassifier, "fit", None)
+    words = r"other\.csv: labels that no training text has: 'eggs' \(rows: 1\); leave these"
+    with pytest.raises(DataError, match=words):
+        finetune(config(pretrained, data, tmp_path / "m", **{name: other}))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["data.csv", "other.csv"]
+
+
+def test_a_class_newer_than_all_that_is_learnt_from_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "d.csv"
+    rows = [f"text {i},{'ab'[i % 2]},2024-01-{i % 28 + 1:02}" for i in range(93)]
+    rows += [f"late {i},new,2025-01-01" for i in range(7)]
+    path.write_text("\n".join(["text,label,day", *rows]), encoding="utf-8")
+    run = RunConfig(data=DataConfig(data=str(path), time_column="day"))
+    examples, _ = read(run.data, Silent())
+    with pytest.raises(DataError, match=r"the test part: labels .*: 'new' \(rows: 7\)"):
+        split(examples, run, DATA_RULES["auto"], Silent())
 
 
 def test_load_is_the_checkpoint_s(run: tuple[FinetuneResult, list[str], Path]) -> None:

@@ -49,6 +49,29 @@ def test_padded_texts_are_filled_with_end_of_text(model: TextModel) -> None:
     assert padded.encode(["ab"])[0][2:].tolist() == [model.tokenizer.end_of_text] * 4
 
 
+def test_padded_windows_are_filled_and_their_cost_is_said(model: TextModel) -> None:
+    said = Said()
+    changes = {"pooling": "padded", "max_length": 6, "long_text": "window", "prompt": "{text}ab"}
+    padded = with_settings(model, **changes)
+    texts = ["ab", "abcdefghijklm", ""]
+    parts, of = in_windows(padded.encode(texts, said), padded.settings, padded.frame)
+    after = len(padded.frame.after)
+    assert [len(part) for part in parts] == [6 + after] * 5
+    assert of.tolist() == [0, 1, 1, 1, 2]
+
+    cost, cut = sum(map(len, parts)), 3 * (6 + after)
+    assert f"in windows: {cost} tokens instead of {cut}, " in said.lines[0]
+
+
+def test_windows_cost_what_the_prompt_adds_to_each(model: TextModel) -> None:
+    said = Said()
+    asked = with_settings(model, prompt="ab{text}cd", max_length=4, long_text="window")
+    parts, _ = in_windows(asked.encode(["abcdefghij", "ab"], said), asked.settings, asked.frame)
+    read = sum(len(part) - len(asked.frame.before) for part in parts)
+    assert read == 12 + 4 * 2
+    assert f"in windows: {read} tokens instead of 10, 2.0 times" in said.lines[0]
+
+
 def test_no_texts_have_no_probabilities(model: TextModel) -> None:
     assert model.predict_proba([]).shape == (0, 2)
 

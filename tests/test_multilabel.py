@@ -211,6 +211,11 @@ def test_what_cannot_be_is_said(
         tiny(pretrained, **settings).fit(["x", "y", "z"], labels)
 
 
+def test_one_text_is_too_few(pretrained: Path) -> None:
+    with pytest.raises(DataError, match="there is one text only"):
+        tiny(pretrained).fit(["x"], [["a", "b"]])
+
+
 # ------------------------------------------------------------------------------ splits
 
 

@@ -517,6 +517,8 @@ def _check_learnable(texts: Sequence[str], targets: Targets) -> None:
         raise DataError(f"{len(texts)} texts but {len(targets)} labels; each text needs one")
     if not texts:
         raise DataError("there are no texts to learn from")
+    if len(texts) == 1:
+        raise DataError("there is one text only; one sample tells no classes apart, give more")
     if len(targets.classes) < 2:
         classes = targets.classes.tolist()
         raise DataError(f"there is one class only ({classes}); a classifier needs two")

@@ -47,7 +47,7 @@ from lastblock.data.split import (
 from lastblock.data.survey import survey
 from lastblock.data.table import listed
 from lastblock.decision import Decision, with_thresholds
-from lastblock.errors import ConfigError
+from lastblock.errors import ConfigError, DataError
 from lastblock.estimator import TextClassifier, threshold_rule
 from lastblock.evaluation import events, operating_points
 from lastblock.inference import TextModel
@@ -200,6 +200,7 @@ def split(examples: Examples, config: RunConfig, rules: DataRules, progress: Pro
     parts = _draw(examples, config.data, rules, seed, progress)
     sizes = " / ".join(f"{len(part):,}" for part in parts.values())
     progress.say(f"split into train / validation / test: {sizes}")
+    _check_known(parts, config.data)
     untested = sorted(_names(parts["train"]) - _names(parts["test"]))
     if untested:
         progress.say(
@@ -207,6 +208,20 @@ def split(examples: Examples, config: RunConfig, rules: DataRules, progress: Pro
             "too few, or too much alike (--keep-together equal parts near duplicates)"
         )
     return parts
+
+
+def _check_known(parts: Parts, data: DataConfig) -> None:
+    """Refuse a part with labels that nothing is learnt of, before anything is."""
+    known = _names(parts["train"])
+    for name in ("validation", "test"):
+        part, file = parts[name], getattr(data, name)
+        unknown = sorted(_names(part) - known)
+        if unknown:
+            rows = sum(not known.issuperset(map(str, of)) for of in part.label_sets)
+            raise DataError(
+                f"{file or f'the {name} part'}: labels that no training text has: {listed(unknown)}"
+                f" (rows: {rows:,}); leave these rows out, or train on such texts too"
+            )
 
 
 def _names(examples: Examples) -> set[str]:

@@ -199,34 +199,55 @@ def encode(
     cut = int((lengths > longest).sum())
     if cut and progress is not None:
         long = f"{cut:,} of {len(encoded):,} texts are longer than {longest:,} tokens"
-        kept = int(np.minimum(lengths, longest).sum())
+        cost, cut_cost = _tokens_read(lengths, settings, frame)
         done = {
             "truncate": "were cut there (--max-length, --long-text)",
             "head-tail": "only their beginnings and ends are read",
-            "window": f"read whole, in windows: {lengths.sum():,} tokens instead of {kept:,}, "
-            f"{lengths.sum() / kept:.1f} times the work",
+            "window": f"read whole, in windows: {cost:,} tokens instead of {cut_cost:,}, "
+            f"{cost / cut_cost:.1f} times the work",
         }[settings.long_text]
         progress.say(f"{long} and {done}" if done.startswith("were") else f"{long}; {done}")
     return [fit_length(ids, settings, frame) for ids in encoded]
+
+
+def _tokens_read(
+    lengths: npt.NDArray[np.int64], settings: Settings, frame: Frame
+) -> tuple[int, int]:
+    """Tokens read of texts of these lengths in windows, and were they cut instead.
+
+    With what the prompt puts after each; what it puts before them is computed once for all.
+    """
+    longest = settings.max_length
+    windows = np.maximum(1, -(-lengths // longest))
+    own, own_if_cut = lengths, np.minimum(lengths, longest)
+    if settings.pooling == "padded":
+        own, own_if_cut = windows * longest, np.full_like(lengths, longest)
+    after = len(frame.after)
+    return int((own + windows * after).sum()), int((own_if_cut + after).sum())
 
 
 def fit_length(ids: TokenIds, settings: Settings, frame: Frame) -> TokenIds:
     """Token ids, cut, put into the prompt and filled as the settings say.
 
     Those to be read in windows are left as they are, for ``in_windows``. With pooling "padded" each
-    text is filled with the end-of-text token to ``max_length``, and the filling counts as text: the
-    head reads its last position, as in the book.
+    text, or window, is filled with the end-of-text token to ``max_length``, and the filling counts
+    as text: the head reads its last position, as in the book.
     """
     length = settings.max_length
-    wanted = length if settings.pooling == "padded" else 1
-    if len(ids) < wanted:
-        filling = np.full(wanted - len(ids), frame.end_of_text, dtype=ids.dtype)
-        ids = np.concatenate([ids, filling])
+    ids = _filled(ids, settings, frame)
     if settings.long_text == "window":
         return ids
     if settings.long_text == "head-tail":
         return frame.around(head_and_tail(ids, length))
     return frame.around(ids[:length])
+
+
+def _filled(ids: TokenIds, settings: Settings, frame: Frame) -> TokenIds:
+    """Token ids, filled to the length that the pooling wants; never empty."""
+    missing = (settings.max_length if settings.pooling == "padded" else 1) - len(ids)
+    if missing <= 0:
+        return ids
+    return np.concatenate([ids, np.full(missing, frame.end_of_text, dtype=ids.dtype)])
 
 
 def texts_of(sequences: Sequence[TokenIds], tokenizer: Tokenizer, frame: Frame) -> list[str]:
@@ -248,8 +269,8 @@ def in_windows(
 ) -> tuple[list[TokenIds], npt.NDArray[np.int64]]:
     """The sequences' windows, one after the other, and the number of the sequence each is of.
 
-    Each window stands in the prompt.
+    Each window is filled as a text is, and stands in the prompt.
     """
     parts = [windows(ids, settings.max_length) for ids in sequences]
     of = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
-    return [frame.around(part) for each in parts for part in each], of
+    return [frame.around(_filled(part, settings, frame)) for each in parts for part in each], of
