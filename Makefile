@@ -16,7 +16,7 @@ INSTALLED := pyproject.toml constraints.txt setup.py $(wildcard src/lastblock/de
 INSTALL = $(RUN) pip --disable-pip-version-check install -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-browser lint fix bench accuracy bench-serve docs clean
+.PHONY: help demo test test-browser lint fix bench accuracy accuracy-all bench-serve docs clean
 
 help: ## show these lines
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile
@@ -47,6 +47,13 @@ bench: $(DEV) ## measure what the README says about speed
 accuracy: $(DEV) ## compare `auto` with its rivals on the sets in LASTBLOCK_DATA, for an hour or so
 	$(INSTALL) -q -e '.[dev,search,serve,accuracy]'
 	$(VENV)/bin/python benchmarks/accuracy.py
+
+accuracy-all: $(DEV) ## the same with every rival, and 8 a class to all examples, for a day or so
+	$(INSTALL) -q -e '.[dev,search,serve,accuracy]'
+	$(VENV)/bin/python benchmarks/accuracy.py --per-class 8 64 --total 2000 100000 --most-minutes 10 \
+		--ways auto minilm tfidf fasttext setfit last-block
+	$(VENV)/bin/python benchmarks/accuracy.py --sets trec6 sst2 --total 2000 --per-class 64 \
+		--ways trainer-last trainer-full-bf16
 
 bench-serve: $(DEV) ## load the server from a second process, for some minutes
 	$(VENV)/bin/python benchmarks/serve.py
