@@ -75,19 +75,19 @@ def half_is_faster() -> bool:
 
 def training_seconds(train: Examples, turns: int, **settings: Any) -> dict[str, Any]:
     """Medians of both sides' seconds, and each turn's."""
-    taken: dict[str, list[float]] = {"auto_fit": [], "float32": []}
+    fits: list[float] = []
+    trainer: dict[str, list[float]] = {"float32": []}
     if half_is_faster():
-        taken["bfloat16"] = []
+        trainer["bfloat16"] = []
     for _ in range(turns):
         classifier = TextClassifier(cache_size=0, **settings)
-        taken["auto_fit"].append(seconds_of(lambda c=classifier: c.fit(train.texts, train.labels)))
-        for name in list(taken)[1:]:
-            taken[name].append(trainer_seconds(train, bf16=name == "bfloat16"))
-    fit, *trainer = (statistics.median(seconds) for seconds in taken.values())
+        fits.append(seconds_of(lambda c=classifier: c.fit(train.texts, train.labels)))
+        for name, seconds in trainer.items():
+            seconds.append(trainer_seconds(train, bf16=name == "bfloat16"))
     return {
-        "auto_fit": fit,
-        "trainer": dict(zip(list(taken)[1:], trainer, strict=True)),
-        "turns": taken,
+        "auto_fit": statistics.median(fits),
+        "trainer": {name: statistics.median(seconds) for name, seconds in trainer.items()},
+        "turns": {"auto_fit": fits, **trainer},
         "precision": classifier.model_.settings.dtype,
     }
 

@@ -194,7 +194,7 @@ def test_equal_texts_say_nothing_of_depths() -> None:
     ids = [np.arange(5, dtype=np.int32)] * 20
     choice = choose_depth(random_decoder(), ids, torch.arange(20) % 2, 1, fresh())
     assert choice.texts == 1
-    assert choice.reason.startswith("All texts read the same, which says nothing of depths")
+    assert choice.reason.startswith("All texts read the same, so nothing tells depths apart: ")
 
 
 def test_what_others_left_in_the_store_changes_no_choice() -> None:

@@ -58,7 +58,7 @@ def test_padded_windows_are_filled_and_their_cost_is_said(model: TextModel) -> N
     after = len(padded.frame.after)
     assert [len(part) for part in parts] == [6 + after] * 5
     assert of.tolist() == [0, 1, 1, 1, 2]
-
+    assert padded.frame.inside(parts[3])[4:].tolist() == [model.tokenizer.end_of_text] * 2
     cost, cut = sum(map(len, parts)), 3 * (6 + after)
     assert f"in windows: {cost} tokens instead of {cut}, " in said.lines[0]
 

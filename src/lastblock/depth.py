@@ -340,7 +340,9 @@ class Curve:
     def reason(self) -> str:
         chosen, smooth = self.chosen(), self.smoothed()
         if self.n < 2:  # all texts are equal, and none is left to judge a probe by
-            return f"All texts read the same, which says nothing of depths; {chosen} suits most."
+            return (
+                f"All texts read the same, so nothing tells depths apart: {chosen} suit most texts."
+            )
         at, best = self.depths.index(chosen), max(smooth)
         if chosen != self._best():
             why = (

@@ -21,7 +21,13 @@ from lastblock.decision import UNSURE, Decision
 from lastblock.errors import ConfigError
 from lastblock.explanation import MOST_PAIRS, TOKEN_BUDGET, Explanation, Plan, make_plan
 from lastblock.runtime import Progress
-from lastblock.tokenization.batching import Frame, TokenIds, head_and_tail, windows
+from lastblock.tokenization.batching import (
+    Frame,
+    TokenIds,
+    count_windows,
+    head_and_tail,
+    windows,
+)
 from lastblock.tokenization.tokenizer import Tokenizer
 
 
@@ -218,12 +224,12 @@ def _tokens_read(
     With what the prompt puts after each; what it puts before them is computed once for all.
     """
     longest = settings.max_length
-    windows = np.maximum(1, -(-lengths // longest))
+    parts = count_windows(lengths, longest)
     own, own_if_cut = lengths, np.minimum(lengths, longest)
     if settings.pooling == "padded":
-        own, own_if_cut = windows * longest, np.full_like(lengths, longest)
+        own, own_if_cut = parts * longest, np.full_like(lengths, longest)
     after = len(frame.after)
-    return int((own + windows * after).sum()), int((own_if_cut + after).sum())
+    return int((own + parts * after).sum()), int((own_if_cut + after).sum())
 
 
 def fit_length(ids: TokenIds, settings: Settings, frame: Frame) -> TokenIds:

@@ -97,5 +97,10 @@ def head_and_tail(ids: TokenIds, length: int) -> TokenIds:
 
 def windows(ids: TokenIds, length: int) -> list[TokenIds]:
     """A sequence in as few parts as ``length`` allows, all about equally long."""
-    parts = max(1, -(-len(ids) // length))
+    parts = int(count_windows(np.array(len(ids)), length))
     return [np.ascontiguousarray(part) for part in np.array_split(ids, parts)]
+
+
+def count_windows(sizes: npt.NDArray[np.int64], length: int) -> npt.NDArray[np.int64]:
+    """How many parts ``windows`` makes of sequences of these sizes."""
+    return np.maximum(1, -(-sizes // length))
