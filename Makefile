@@ -11,7 +11,7 @@ CHROMIUM ?= $(or $(shell command -v chromium || command -v chromium-browser || \
 	command -v google-chrome),/usr/bin/chromium)
 # Shared, or about how right answers are: of no use to make bench.
 NO_SPEED := $(addprefix benchmarks/,common.py accuracy.py calibration.py depths.py \
-	precision.py prompts.py review.py rivals.py suggest.py)
+	precision.py prompts.py review.py rivals.py suggest.py %_sets.py)
 INSTALLED := pyproject.toml constraints.txt setup.py $(wildcard src/lastblock/decoder/*.[ch])
 INSTALL = $(RUN) pip --disable-pip-version-check install -c constraints.txt
 
