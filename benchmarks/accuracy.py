@@ -96,10 +96,11 @@ WAYS: dict[str, Callable[[Examples, Examples, int], float]] = {
     "last-block": functools.partial(lastblock, recipe="chapter6", pooling="last"),
     "trainer-last": functools.partial(rivals.trainer, last_block=True),
     "trainer-full": functools.partial(rivals.trainer, last_block=False),
+    "trainer-last-bf16": functools.partial(rivals.trainer, last_block=True, bf16=True),
     "trainer-full-bf16": functools.partial(rivals.trainer, last_block=False, bf16=True),
 }
 # Rivals that give a text one label: of no use where it may have several.
-ONE_LABEL = {"fasttext", "setfit", "trainer-last", "trainer-full", "trainer-full-bf16"}
+ONE_LABEL = {"fasttext", "setfit", *(way for way in WAYS if way.startswith("trainer"))}
 
 
 def main() -> None:
