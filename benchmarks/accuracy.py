@@ -5,7 +5,8 @@
     python benchmarks/accuracy.py --sets trec6 --per-class 8 64 --total 2000 --ways auto setfit
 
 Reads the sets from the folder in LASTBLOCK_DATA; one that is not among ours by name is a folder
-there with train.csv and test.csv (``debian_sets.py`` makes three in German, French and English).
+there with train.csv and test.csv (``debian_sets.py`` and ``intent_sets.py`` make some, in German,
+French and English).
 Training examples are drawn by the seed; test examples are the same for all. The score is the
 share right; where a text may have several labels, micro F1, and "examples a class" are those that
 have it. Prints a line a way and a table at the end; writes every score to results/accuracy.json,

