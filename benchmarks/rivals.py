@@ -148,8 +148,8 @@ def setfit(train: Examples, test: Examples, seed: int) -> float:
 def fasttext(train: Examples, test: Examples, seed: int, seconds: int = 60) -> float:
     """fastText on all the texts, its settings searched for ``seconds`` and judged on a third.
 
-    What the search tries can ask for tens of gigabytes, and ends the process that has not as many:
-    so it has a process of its own, and up to ``TRIES`` searches.
+    What the search tries can ask for tens of gigabytes, and ends the process that has not as many;
+    and what it finds best does not always train. So it has a process of its own, and some tries.
     """
     names, numbers = np.unique(np.asarray(train.labels).astype(str), return_inverse=True)
     for attempt in range(TRIES):
@@ -157,10 +157,11 @@ def fasttext(train: Examples, test: Examples, seed: int, seconds: int = 60) -> f
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as apart:
             try:
                 said = apart.submit(_fasttext, *told).result()
-            except (BrokenProcessPool, MemoryError):
+            except (BrokenProcessPool, MemoryError, RuntimeError) as error:  # the last: "NaN"
+                why = error
                 continue
         return _right(names[said], test)
-    raise RuntimeError(f"{TRIES} searches asked for more than half the memory")
+    raise RuntimeError(f"fastText: {TRIES} searches ended in nothing, the last one so: {why!r}")
 
 
 def _fasttext(
