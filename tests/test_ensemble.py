@@ -130,8 +130,8 @@ def test_words_that_are_of_no_use_are_left_out() -> None:
     assert "words" not in mixture.reason
 
 
-def test_some_of_many_texts_choose_the_penalty(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probe_module, "MOST_JUDGED", 40)
+def test_some_of_many_texts_are_learnt_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe_module, "MOST_LEARNT", 40)
     classifier = SequenceClassifier(random_decoder(), 3, summary_depths=(1, 2))
     part, store = random_part(120), ActivationStore()
     _, unseen = add_readers(

@@ -90,38 +90,20 @@ def test_weights_are_those_of_scikit_learn_s_ridge(weighted: bool, several: bool
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-def test_many_texts_are_fitted_to_all_of_them(
+def test_many_texts_are_fitted_step_by_step_to_the_same(
     monkeypatch: pytest.MonkeyPatch, weighted: bool
 ) -> None:
-    """As scikit-learn's ridge is; each is told what others said, if it was not left out itself."""
-    monkeypatch.setattr(probe, "MOST_JUDGED", 60)
-    monkeypatch.setattr(probe, "LEFT", 1e-6)
-    monkeypatch.setattr(probe, "NGRAM_PENALTIES", (0.3,))
-    said = texts(200)
-    counted, layer = count_ngrams(said), Lexicon(3)
-    targets = torch.from_numpy(np.random.default_rng().permutation(np.arange(200) % 3))
-    weights = torch.rand(200).double() + 0.1 if weighted else None
-    unseen = fit_lexicon(layer, counted, targets, weights)
-    x = dense(counted, layer.rows(counted))
-    w = np.ones(200) if weights is None else (weights / weights.mean()).numpy()
-    y = 2 * np.eye(3)[targets] - 1
-
-    def ridge(rows: np.ndarray, scale: float = 1.0) -> np.ndarray:
-        mean = (w[rows, None] * y[rows]).sum(0) / w[rows].sum()
-        way = Ridge(alpha=0.3, fit_intercept=False).fit(x[rows], y[rows] - mean, w[rows] / scale)
-        return way.predict(x) + mean
-
-    some = lexicon_rows(targets, None, 60)
-    of_some, others = float(w[some].mean()), np.setdiff1d(np.arange(200), some)
-    expected = ridge(np.arange(200))
-    sharp = np.median(layer(counted).numpy() / expected)
-    np.testing.assert_allclose(layer(counted).numpy(), sharp * expected, rtol=1e-3, atol=1e-3)
-    np.testing.assert_allclose(
-        unseen[others], sharp * ridge(some, of_some)[others], rtol=1e-3, atol=1e-3
-    )
-    for fit, held in folds(targets[some], 5):
-        left_out = sharp * ridge(some[fit], of_some)[some[held]]
-        np.testing.assert_allclose(unseen[some[held]], left_out, rtol=1e-3, atol=1e-3)
+    said, targets = texts(200), torch.randint(0, 3, (200,))
+    weights = torch.rand(200).double() if weighted else None
+    counted, layers, unseen = count_ngrams(said), (Lexicon(3), Lexicon(3)), []
+    for layer, most in zip(layers, (200, 199), strict=True):
+        monkeypatch.setattr(probe, "MOST_EXACT", most)
+        monkeypatch.setattr(probe, "LEFT", 1e-6)
+        monkeypatch.setattr(probe, "NGRAM_PENALTIES", (0.3,))
+        unseen.append(fit_lexicon(layer, counted, targets, weights))
+    torch.testing.assert_close(*unseen, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(layers[0].weight, layers[1].weight, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(layers[0].bias, layers[1].bias)
 
 
 def test_of_weights_for_each_label_the_mean_counts() -> None:
@@ -144,32 +126,34 @@ def test_a_class_that_is_not_among_those_learnt_from_is_never_said() -> None:
     assert set(layer(count_ngrams(said)).argmax(1).tolist()) <= {0, 1}
 
 
-def test_of_many_texts_some_are_learnt_from_evenly() -> None:
-    assert lexicon_rows(torch.zeros(100, dtype=torch.int64), most=100).tolist() == [*range(100)]
+def test_of_many_texts_some_are_learnt_from_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "MOST_LEARNT", 100)
+    assert lexicon_rows(torch.zeros(100, dtype=torch.int64)).tolist() == list(range(100))
     targets = torch.from_numpy(
         np.random.default_rng().permutation(np.repeat([0, 1, 2], [900, 90, 10]))
     )
-    rows = lexicon_rows(targets, most=100)
+    rows = lexicon_rows(targets)
     assert len(rows) == 100
     assert (np.diff(rows) > 0).all()
     counts = np.bincount(targets[rows], minlength=3)
     assert np.abs(counts - [90, 9, 1]).max() <= 1
     indicators = torch.randint(0, 2, (300, 5))
-    assert len(lexicon_rows(indicators, most=100)) == 100
+    assert len(lexicon_rows(indicators)) == 100
 
 
-def test_parts_of_a_text_are_learnt_from_together() -> None:
+def test_parts_of_a_text_are_learnt_from_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "MOST_LEARNT", 60)
     of = np.repeat(np.arange(50) * 7, 3)
-    rows = lexicon_rows(torch.randint(0, 2, (50,)).repeat_interleave(3), of, 60)
+    rows = lexicon_rows(torch.randint(0, 2, (50,)).repeat_interleave(3), of)
     assert len(rows) == 60
     assert set(np.bincount(of[rows])) == {0, 3}
     for longest in range(41):  # it is passed over, wherever it comes
         parts = np.ones(41, np.int64)
         parts[longest] = 200
         uneven = np.repeat(np.arange(41), parts)
-        rows = lexicon_rows(torch.zeros(240, dtype=torch.int64), uneven, 60)
+        rows = lexicon_rows(torch.zeros(240, dtype=torch.int64), uneven)
         assert np.unique(uneven[rows]).tolist() == [i for i in range(41) if i != longest]
-    alone = lexicon_rows(torch.zeros(200, dtype=torch.int64), np.repeat([0, 1], 100), 60)
+    alone = lexicon_rows(torch.zeros(200, dtype=torch.int64), np.repeat([0, 1], 100))
     assert len(alone) == 60  # no text fits
 
 

@@ -30,11 +30,10 @@ from lastblock.lexicon import BUCKETS, Lexicon, Ngrams
 
 # Ridge penalties tried, in units of the features' summed variance.
 PENALTIES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
-# The same for n-grams, whose rows are of unit length; on how many texts at most the penalty is
-# judged, as that takes time with the cube of their number; and how many at most are learnt from,
-# as each has hundreds of n-grams, which are held in memory.
-NGRAM_PENALTIES, MOST_JUDGED, MOST_LEARNT = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0), 2_000, 50_000
-# Conjugate gradients end where so much of the targets is left unsolved, or after so many steps.
+# The same for n-grams, whose rows are of unit length. Up to so many texts they are solved for
+# exactly, in time with the cube of that number; from more, at most so many, step by step.
+NGRAM_PENALTIES, MOST_EXACT, MOST_LEARNT = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0), 5_000, 50_000
+# Steps end where so much of the targets is left unsolved, or after so many.
 LEFT, MOST_STEPS = 1e-2, 100
 # Common is an n-gram that more than one text in so many has.
 COMMON = 16
@@ -141,61 +140,61 @@ def fit_lexicon(
     """Fit a lexicon to n texts, likewise; what it says of each when fitted without it, (n, k).
 
     Other arguments are as ``fit_probe`` has them; of a text's weights for k labels the mean counts.
-    Of more than ``MOST_JUDGED`` texts that many choose the penalty, by cross-validation, and what
-    these alone would say is what the others hear; the lexicon is then fitted to all.
     """
     lexicon.learn_idf(ngrams)
     parts = (lexicon.rows(ngrams).numpy(), ngrams.buckets.numpy(), ngrams.starts.numpy())
     x = csr_array(parts, shape=(len(ngrams), BUCKETS))
     several = weights is not None and weights.dim() == 2
-    weights = weights.mean(1) if several else weights  # type: ignore[union-attr]
+    w = _mean_one(weights.mean(1) if several else weights, len(ngrams))  # type: ignore[union-attr]
     y = _signed(targets, len(lexicon.bias)).float()
-    some = lexicon_rows(targets, of, MOST_JUDGED)
-    w = _mean_one(None if weights is None else weights[some], len(some))
-    ridge = _Dual(_products(x[some]), None, y[some], w.float())
-    folds_of = _parts(targets[some], None if of is None else of[some])
-    without = [(held, ridge.without(fit, held)) for fit, held in folds_of]
+    exact = len(ngrams) <= MOST_EXACT
+    ridge = _Dual(_products(x), None, y, w.float()) if exact else _Sparse(x, y, w.float())
+    without = [(held, ridge.without(fit, held)) for fit, held in _parts(targets, of)]
     judged = _judge(ridge.y, without, NGRAM_PENALTIES, 1.0, w)
     i = _lowest(judged, len(NGRAM_PENALTIES), len(NGRAM_PENALTIES) // 2)
     scores, _ = judged(i)
-    sharp = _sharpness(scores, targets[some], w)
-    by_bucket, mean = _times(x[some].T.tocsr(), ridge.solve(NGRAM_PENALTIES[i], 1.0)), ridge.mean
-    if len(some) < len(ngrams):
-        unseen = _times(x, by_bucket) + mean
-        unseen[some] = scores
-        scores = unseen
-        by_bucket, mean = _fit_to_all(x, y, _mean_one(weights, len(y)).float(), NGRAM_PENALTIES[i])
+    sharp = _sharpness(scores, targets, w)
     with torch.no_grad():
-        lexicon.weight.copy_(sharp * by_bucket)
-        lexicon.bias.copy_(sharp * mean)
+        rows = sharp * ridge.solve(NGRAM_PENALTIES[i], 1.0)
+        lexicon.weight.copy_(_times(x.T.tocsr(), rows))
+        lexicon.bias.copy_(sharp * ridge.mean)
     return sharp * scores
 
 
-def _fit_to_all(x: csr_array, y: Tensor, w: Tensor, penalty: float) -> tuple[Tensor, Tensor]:
-    """What ``_Dual`` finds from rows x, nearly, without what they are to each other.
+def lexicon_rows(targets: Tensor, of: Array | None = None) -> Array:
+    """Rows for a lexicon to learn from: all, or ``MOST_LEARNT``, as evenly of all classes.
 
-    By conjugate gradients (Hestenes & Stiefel 1952, section 3), for all columns of y (n, k) side by
-    side: a step takes time with the numbers in x, and some twenty are enough. Weight of each column
-    of x, (columns, k), and the mean target (k,).
+    Arguments are as ``fit_probe`` has them. Of a text's parts all are taken or none; a text that
+    has too many for what is left is passed over.
     """
-    transposed = x.T.tocsr()
-    root = w.sqrt()[:, None]
-    mean = (w[:, None] * y).mean(0)
-    left = root * (y - mean)
-    found, along = torch.zeros_like(left), left.clone()
-    size = (left**2).sum(0)
-    enough = LEFT**2 * size.sum()
-    for _ in range(MOST_STEPS):
-        if size.sum() <= enough:
-            break
-        of_along = root * _times(x, _times(transposed, root * along)) + penalty * along
-        # A column without anything left takes no further steps.
-        step = size / (along * of_along).sum(0).clamp_min(torch.finfo(size.dtype).tiny)
-        found += step * along
-        left -= step * of_along
-        before, size = size, (left**2).sum(0)
-        along = left + size / before.clamp_min(torch.finfo(size.dtype).tiny) * along
-    return _times(transposed, root * found), mean
+    n = len(targets)
+    if n <= MOST_LEARNT:
+        return np.arange(n)
+    text = np.arange(n) if of is None else np.unique(of, return_inverse=True)[1]
+    _, first, parts = np.unique(text, return_index=True, return_counts=True)
+    by_class = np.arange(len(first))
+    if targets.dim() == 1:
+        by_class = np.argsort(targets.numpy()[first], kind="stable")
+    # The fractions of multiples of the golden ratio: the lowest so many are evenly spread.
+    order = by_class[np.argsort(np.arange(len(first)) * (5**0.5 - 1) / 2 % 1, kind="stable")]
+    taken, room = [], MOST_LEARNT
+    for i in order:
+        if parts[i] <= room:
+            taken.append(i)
+            room -= parts[i]
+    return np.flatnonzero(np.isin(text, taken or order))[:MOST_LEARNT]
+
+
+def _products(x: csr_array) -> Tensor:
+    """What n rows are to each other, (n, n) float32.
+
+    Columns that many rows have are multiplied as a dense matrix, as sparse products take time with
+    the square of how many have them.
+    """
+    n, columns = x.shape
+    common = np.bincount(x.indices, minlength=columns) * COMMON > n
+    dense, rare = torch.from_numpy(x[:, common].toarray()), x[:, ~common]
+    return dense @ dense.T + torch.from_numpy((rare @ rare.T).toarray())
 
 
 def _times(x: csr_array, dense: Tensor) -> Tensor:
@@ -209,42 +208,6 @@ def _times(x: csr_array, dense: Tensor) -> Tensor:
         per_sample_weights=values,
         include_last_offset=True,
     )
-
-
-def lexicon_rows(targets: Tensor, of: Array | None = None, most: int = MOST_LEARNT) -> Array:
-    """Rows for a lexicon to learn from: all, or ``most``, as evenly of all classes.
-
-    Arguments are as ``fit_probe`` has them. Of a text's parts all are taken or none; a text that
-    has too many for what is left is passed over.
-    """
-    n = len(targets)
-    if n <= most:
-        return np.arange(n)
-    text = np.arange(n) if of is None else np.unique(of, return_inverse=True)[1]
-    _, first, parts = np.unique(text, return_index=True, return_counts=True)
-    by_class = np.arange(len(first))
-    if targets.dim() == 1:
-        by_class = np.argsort(targets.numpy()[first], kind="stable")
-    # The fractions of multiples of the golden ratio: the lowest so many are evenly spread.
-    order = by_class[np.argsort(np.arange(len(first)) * (5**0.5 - 1) / 2 % 1, kind="stable")]
-    taken, room = [], most
-    for i in order:
-        if parts[i] <= room:
-            taken.append(i)
-            room -= parts[i]
-    return np.flatnonzero(np.isin(text, taken or order))[:most]
-
-
-def _products(x: csr_array) -> Tensor:
-    """What n rows are to each other, (n, n) float32.
-
-    Columns that many rows have are multiplied as a dense matrix, as sparse products take time with
-    the square of how many have them.
-    """
-    n, columns = x.shape
-    common = np.bincount(x.indices, minlength=columns) * COMMON > n
-    dense, rare = torch.from_numpy(x[:, common].toarray()), x[:, ~common]
-    return dense @ dense.T + torch.from_numpy((rare @ rare.T).toarray())
 
 
 def _mean_one(weights: Tensor | None, n: int) -> Tensor:
@@ -417,8 +380,56 @@ class _Dual:
         return self.root * _solve(between, penalty, self.root * (self.y - self.mean))
 
 
+class _Sparse:
+    """Nearly the same, of sparse rows x (n, columns), without what they are to each other.
+
+    By conjugate gradients (Hestenes & Stiefel 1952, section 3), for all columns of y side by side:
+    a step takes time with the numbers in x, and some thirty are enough. A share is not for these.
+    """
+
+    def __init__(self, x: csr_array, y: Tensor, w: Tensor) -> None:
+        self.x, self.transposed = x, x.T.tocsr()
+        self.y, self.root = y, w.sqrt()[:, None]
+        self.mean = (w[:, None] * y).mean(0)
+
+    def without(self, fitted_on: Tensor, held: Tensor) -> _Scores:
+        """What says, of a penalty, the scores (held, n_classes) of rows held out."""
+        # Rows held out are there, but count nothing: no part of x is copied.
+        root = torch.zeros_like(self.root)
+        root[fitted_on], mean, y = _centred(self.y, self.root, fitted_on)
+        errors = torch.zeros_like(self.y)
+        errors[fitted_on] = y
+
+        def from_rows(penalty: float, share: float) -> Tensor:
+            rows = root * self._solve(root, penalty, errors)
+            return _times(self.x[held.numpy()], _times(self.transposed, rows)) + mean
+
+        return from_rows
+
+    def solve(self, penalty: float, share: float) -> Tensor:
+        """What each row's features count, (n, n_classes), from all rows."""
+        return self.root * self._solve(self.root, penalty, self.root * (self.y - self.mean))
+
+    def _solve(self, root: Tensor, penalty: float, y: Tensor) -> Tensor:
+        found, left, along = torch.zeros_like(y), y.clone(), y
+        size = (left**2).sum(0)
+        enough, least = LEFT**2 * size.sum(), torch.finfo(size.dtype).tiny
+        for _ in range(MOST_STEPS):
+            if size.sum() <= enough:
+                break
+            by_column = _times(self.transposed, root * along)
+            of_along = root * _times(self.x, by_column) + penalty * along
+            # A class of which nothing is left takes no further steps.
+            step = size / (along * of_along).sum(0).clamp_min(least)
+            found += step * along
+            left -= step * of_along
+            before, size = size, (left**2).sum(0)
+            along = left + size / before.clamp_min(least) * along
+        return found
+
+
 class _Ridge:
-    """The same, in whichever form is the smaller: the first ``means`` features have the share.
+    """As ``_Dual``, in whichever form is the smaller: the first ``means`` features have the share.
 
     That is, their penalty is divided by its square. The ``dual`` is smaller with no more rows to
     fit on than features; from the primal a held-out fold's products are taken away rather than all
