@@ -32,7 +32,7 @@ from lastblock.lexicon import BUCKETS, Lexicon, Ngrams
 PENALTIES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 # The same for n-grams, whose rows are of unit length. Up to so many texts they are solved for
 # exactly, in time with the cube of that number; from more, at most so many, step by step.
-NGRAM_PENALTIES, MOST_EXACT, MOST_LEARNT = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0), 5_000, 50_000
+NGRAM_PENALTIES, MOST_EXACT, MOST_LEARNT = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0), 3_000, 50_000
 # Steps end where so much of the targets is left unsolved, or after so many.
 LEFT, MOST_STEPS = 1e-2, 100
 # Common is an n-gram that more than one text in so many has.
