@@ -1,4 +1,4 @@
-"""Sets in German, French and English: what Debian's packages are for, and the section they are in.
+"""Sets in German, French and English: what Debian's packages are for, and where they belong.
 
     python benchmarks/debian_sets.py Packages.xz Translation-de.bz2 Translation-fr.bz2 --to FOLDER
 
@@ -6,7 +6,8 @@ Any mirror of Debian has the files: ``dists/SUITE/main/binary-amd64/Packages.xz`
 ``Translation-de.bz2`` in ``dists/SUITE/main/i18n``. A text is a package's description in one
 line, of the English ones those of Packages, of others what volunteers have translated; a label is
 one of the 20 largest sections that tell what a package is about. Writes debian_de/train.csv and
-test.csv, and so on, for ``accuracy.py --sets debian_de`` with LASTBLOCK_DATA=FOLDER.
+test.csv, and so on, for ``accuracy.py --sets debian_de`` with LASTBLOCK_DATA=FOLDER; and, in
+English, debian_teams, whose labels are the 150 who look after the most packages.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from pathlib import Path
 # Sections that tell how a package is made rather than what it is about.
 LEFT_OUT = {"libs", "libdevel", "oldlibs", "devel", "debug", "doc", "localization", "introspection",
             "kernel", "metapackages", "misc", "utils"}  # fmt: skip
-CLASSES, TEST = 20, 1_500
+CLASSES, TEAMS, TEST = 20, 150, 1_500
 
 
 def fields(path: Path) -> Iterator[tuple[str, str, str]]:
@@ -39,14 +40,14 @@ def fields(path: Path) -> Iterator[tuple[str, str, str]]:
                 yield package, name, value.strip()
 
 
-def write(folder: Path, texts: dict[str, str], sections: dict[str, str]) -> None:
-    """Texts by package into train.csv and test.csv."""
+def write(folder: Path, texts: dict[str, str], labels: dict[str, str], classes: int) -> None:
+    """Texts and labels by package into train.csv and test.csv; of the largest classes so many."""
     of: dict[str, str] = {}
     for package, text in texts.items():
-        section = sections.get(package)
-        if section and section not in LEFT_OUT:
-            of.setdefault(text, section)
-    largest = {section for section, _ in Counter(of.values()).most_common(CLASSES)}
+        label = labels.get(package)
+        if label and label not in LEFT_OUT:
+            of.setdefault(text, label)
+    largest = {label for label, _ in Counter(of.values()).most_common(classes)}
     rows = [row for row in of.items() if row[1] in largest]
     random.Random(0).shuffle(rows)
     folder.mkdir(parents=True, exist_ok=True)
@@ -63,20 +64,23 @@ def main() -> None:
     parser.add_argument("translations", nargs="*", type=Path, help="Translation-LANGUAGE.bz2")
     parser.add_argument("--to", type=Path, required=True, metavar="FOLDER")
     given = parser.parse_args()
-    sections, english = {}, {}
+    sections, teams, english = {}, {}, {}
     for package, name, value in fields(given.packages):
         if name == "Section":
             sections[package] = value.rpartition("/")[2]
+        elif name == "Maintainer":
+            teams[package] = value.partition(" <")[0]
         elif name == "Description":
             english[package] = value
-    write(given.to / "debian_en", english, sections)
+    write(given.to / "debian_en", english, sections, CLASSES)
+    write(given.to / "debian_teams", english, teams, TEAMS)
     for path in given.translations:
         language = path.name.removeprefix("Translation-").partition(".")[0]
         texts: dict[str, str] = {}
         for package, name, value in fields(path):
             if name == f"Description-{language}" and value != english.get(package):
                 texts.setdefault(package, value)
-        write(given.to / f"debian_{language}", texts, sections)
+        write(given.to / f"debian_{language}", texts, sections, CLASSES)
 
 
 if __name__ == "__main__":
