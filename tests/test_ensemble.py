@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny import SETTINGS, random_decoder, random_part
 
-from lastblock import probe as probe_module
+from lastblock import ensemble
 from lastblock.activations import ActivationStore, run_summary, run_tail
 from lastblock.classifier import SequenceClassifier
 from lastblock.ensemble import LEAST_GAIN, _if_worth_it, add_readers, weigh
@@ -130,8 +130,12 @@ def test_words_that_are_of_no_use_are_left_out() -> None:
     assert "words" not in mixture.reason
 
 
-def test_some_of_many_texts_are_learnt_from(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probe_module, "MOST_LEARNT", 40)
+@pytest.mark.parametrize("most", [{"MOST_LEARNT": 40}, {"MOST_TOKENS": 300}])
+def test_some_of_many_texts_are_learnt_from(
+    monkeypatch: pytest.MonkeyPatch, most: dict[str, int]
+) -> None:
+    for name, number in most.items():
+        monkeypatch.setattr(ensemble, name, number)
     classifier = SequenceClassifier(random_decoder(), 3, summary_depths=(1, 2))
     part, store = random_part(120), ActivationStore()
     _, unseen = add_readers(

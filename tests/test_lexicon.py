@@ -126,34 +126,32 @@ def test_a_class_that_is_not_among_those_learnt_from_is_never_said() -> None:
     assert set(layer(count_ngrams(said)).argmax(1).tolist()) <= {0, 1}
 
 
-def test_of_many_texts_some_are_learnt_from_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probe, "MOST_LEARNT", 100)
-    assert lexicon_rows(torch.zeros(100, dtype=torch.int64)).tolist() == list(range(100))
+def test_of_many_texts_some_are_learnt_from_evenly() -> None:
+    assert lexicon_rows(torch.zeros(100, dtype=torch.int64), 100).tolist() == list(range(100))
     targets = torch.from_numpy(
         np.random.default_rng().permutation(np.repeat([0, 1, 2], [900, 90, 10]))
     )
-    rows = lexicon_rows(targets)
+    rows = lexicon_rows(targets, 100)
     assert len(rows) == 100
     assert (np.diff(rows) > 0).all()
     counts = np.bincount(targets[rows], minlength=3)
     assert np.abs(counts - [90, 9, 1]).max() <= 1
     indicators = torch.randint(0, 2, (300, 5))
-    assert len(lexicon_rows(indicators)) == 100
+    assert len(lexicon_rows(indicators, 100)) == 100
 
 
-def test_parts_of_a_text_are_learnt_from_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probe, "MOST_LEARNT", 60)
+def test_parts_of_a_text_are_learnt_from_together() -> None:
     of = np.repeat(np.arange(50) * 7, 3)
-    rows = lexicon_rows(torch.randint(0, 2, (50,)).repeat_interleave(3), of)
+    rows = lexicon_rows(torch.randint(0, 2, (50,)).repeat_interleave(3), 60, of)
     assert len(rows) == 60
     assert set(np.bincount(of[rows])) == {0, 3}
     for longest in range(41):  # it is passed over, wherever it comes
         parts = np.ones(41, np.int64)
         parts[longest] = 200
         uneven = np.repeat(np.arange(41), parts)
-        rows = lexicon_rows(torch.zeros(240, dtype=torch.int64), uneven)
+        rows = lexicon_rows(torch.zeros(240, dtype=torch.int64), 60, uneven)
         assert np.unique(uneven[rows]).tolist() == [i for i in range(41) if i != longest]
-    alone = lexicon_rows(torch.zeros(200, dtype=torch.int64), np.repeat([0, 1], 100))
+    alone = lexicon_rows(torch.zeros(200, dtype=torch.int64), 60, np.repeat([0, 1], 100))
     assert len(alone) == 60  # no text fits
 
 

@@ -36,6 +36,8 @@ FOLDS = 3
 # Nats by which all texts together must be likelier before the lexicon counts at all: one for each
 # number that is fitted besides (Akaike 1974). Few texts are soon fitted by words that mean nothing.
 LEAST_GAIN = 2.0
+# Texts that a lexicon learns from, and their tokens: each has some eight n-grams, held in memory.
+MOST_LEARNT, MOST_TOKENS = 50_000, 2_500_000
 SHARES = tuple(i / 20 for i in range(21))
 
 
@@ -101,7 +103,9 @@ def add_readers(
     said, words = tail * tail_says + share * probe_says, 0.0
     if settings.lexicon:
         lexicon = Lexicon(classifier.head.out_features)
-        rows = lexicon_rows(train.tensors()[0], train.of)
+        tokens = sum(map(len, train.sequences))
+        most = min(MOST_LEARNT, MOST_TOKENS * len(train) // tokens)
+        rows = lexicon_rows(train.tensors()[0], most, train.of)
         learnt = train.take(rows)
         ngrams = count_ngrams(texts_of(learnt.sequences))
         unseen = fit_lexicon(lexicon, ngrams, *learnt.tensors(), learnt.of)

@@ -31,8 +31,8 @@ from lastblock.lexicon import BUCKETS, Lexicon, Ngrams
 # Ridge penalties tried, in units of the features' summed variance.
 PENALTIES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 # The same for n-grams, whose rows are of unit length. Up to so many texts they are solved for
-# exactly, in time with the cube of that number; from more, at most so many, step by step.
-NGRAM_PENALTIES, MOST_EXACT, MOST_LEARNT = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0), 3_000, 50_000
+# exactly, in time with the cube of that number; of more, step by step.
+NGRAM_PENALTIES, MOST_EXACT = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0), 3_000
 # Steps end where so much of the targets is left unsolved, or after so many.
 LEFT, MOST_STEPS = 1e-2, 100
 # Common is an n-gram that more than one text in so many has.
@@ -161,14 +161,14 @@ def fit_lexicon(
     return sharp * scores
 
 
-def lexicon_rows(targets: Tensor, of: Array | None = None) -> Array:
-    """Rows for a lexicon to learn from: all, or ``MOST_LEARNT``, as evenly of all classes.
+def lexicon_rows(targets: Tensor, most: int, of: Array | None = None) -> Array:
+    """Rows for a lexicon to learn from: all, or ``most``, as evenly of all classes.
 
     Arguments are as ``fit_probe`` has them. Of a text's parts all are taken or none; a text that
     has too many for what is left is passed over.
     """
     n = len(targets)
-    if n <= MOST_LEARNT:
+    if n <= most:
         return np.arange(n)
     text = np.arange(n) if of is None else np.unique(of, return_inverse=True)[1]
     _, first, parts = np.unique(text, return_index=True, return_counts=True)
@@ -177,12 +177,12 @@ def lexicon_rows(targets: Tensor, of: Array | None = None) -> Array:
         by_class = np.argsort(targets.numpy()[first], kind="stable")
     # The fractions of multiples of the golden ratio: the lowest so many are evenly spread.
     order = by_class[np.argsort(np.arange(len(first)) * (5**0.5 - 1) / 2 % 1, kind="stable")]
-    taken, room = [], MOST_LEARNT
+    taken, room = [], most
     for i in order:
         if parts[i] <= room:
             taken.append(i)
             room -= parts[i]
-    return np.flatnonzero(np.isin(text, taken or order))[:MOST_LEARNT]
+    return np.flatnonzero(np.isin(text, taken or order))[:most]
 
 
 def _products(x: csr_array) -> Tensor:
