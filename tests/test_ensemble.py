@@ -10,7 +10,7 @@ from tiny import SETTINGS, random_decoder, random_part
 from lastblock import ensemble
 from lastblock.activations import ActivationStore, run_summary, run_tail
 from lastblock.classifier import SequenceClassifier
-from lastblock.ensemble import LEAST_GAIN, _if_worth_it, add_readers, weigh
+from lastblock.ensemble import LEAST_GAIN, _if_worth_it, _texts_to_learn, add_readers, weigh
 from lastblock.lexicon import Lexicon, count_ngrams
 from lastblock.probe import cross_entropy, fit_lexicon, fit_probe
 from lastblock.runtime import Silent
@@ -130,18 +130,28 @@ def test_words_that_are_of_no_use_are_left_out() -> None:
     assert "words" not in mixture.reason
 
 
-@pytest.mark.parametrize("most", [{"MOST_LEARNT": 40}, {"MOST_TOKENS": 300}])
+@pytest.mark.parametrize(
+    ("name", "most"), [("MOST_LEARNT", 40), ("MOST_CHARACTERS", 2_000), ("MOST_ANSWERS", 120)]
+)
 def test_some_of_many_texts_are_learnt_from(
-    monkeypatch: pytest.MonkeyPatch, most: dict[str, int]
+    monkeypatch: pytest.MonkeyPatch, name: str, most: int
 ) -> None:
-    for name, number in most.items():
-        monkeypatch.setattr(ensemble, name, number)
+    monkeypatch.setattr(ensemble, "LEAST_LEARNT", 10)
+    monkeypatch.setattr(ensemble, name, most)
     classifier = SequenceClassifier(random_decoder(), 3, summary_depths=(1, 2))
     part, store = random_part(120), ActivationStore()
     _, unseen = add_readers(
         classifier, store, part, None, LEXICAL, classifier.tail_state(), Silent(), named(part)
     )
     assert (unseen.argmax(1).numpy() == part.labels).all()
+
+
+def test_how_many_texts_a_lexicon_learns_from() -> None:
+    assert _texts_to_learn(["a"] * 100_000, 2) == 50_000
+    assert _texts_to_learn(["a" * 1_000] * 20_000, 2) == 10_000
+    assert _texts_to_learn(["a" * 10_000] * 8_000, 2) == 5_000
+    assert _texts_to_learn(["a"] * 100_000, 250) == 10_000
+    assert _texts_to_learn([""] * 9, 2) == 50_000
 
 
 def test_words_that_gain_too_little_count_nothing() -> None:

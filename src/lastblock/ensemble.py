@@ -36,8 +36,10 @@ FOLDS = 3
 # Nats by which all texts together must be likelier before the lexicon counts at all: one for each
 # number that is fitted besides (Akaike 1974). Few texts are soon fitted by words that mean nothing.
 LEAST_GAIN = 2.0
-# Texts that a lexicon learns from, and their tokens: each has some eight n-grams, held in memory.
-MOST_LEARNT, MOST_TOKENS = 50_000, 2_500_000
+# Texts that a lexicon learns from, at least where there are so many and at most; their characters,
+# each of which has some two n-grams that are held in memory; and classes times texts, as time
+# grows with both.
+LEAST_LEARNT, MOST_LEARNT, MOST_CHARACTERS, MOST_ANSWERS = 5_000, 50_000, 10_000_000, 2_500_000
 SHARES = tuple(i / 20 for i in range(21))
 
 
@@ -103,11 +105,11 @@ def add_readers(
     said, words = tail * tail_says + share * probe_says, 0.0
     if settings.lexicon:
         lexicon = Lexicon(classifier.head.out_features)
-        tokens = sum(map(len, train.sequences))
-        most = min(MOST_LEARNT, MOST_TOKENS * len(train) // tokens)
+        texts = texts_of(train.sequences)
+        most = _texts_to_learn(texts, classifier.head.out_features)
         rows = lexicon_rows(train.tensors()[0], most, train.of)
         learnt = train.take(rows)
-        ngrams = count_ngrams(texts_of(learnt.sequences))
+        ngrams = count_ngrams([texts[row] for row in rows])
         unseen = fit_lexicon(lexicon, ngrams, *learnt.tensors(), learnt.of)
         words_say = torch.empty_like(said)
         others = np.arange(len(judged))
@@ -130,6 +132,13 @@ def cross_validates(train: Encoded, validation: Encoded | None) -> bool:
     if validation is None:
         return True
     return validation.texts < FEW_VALIDATION_TEXTS and train.texts <= CROSS_VALIDATE_UP_TO
+
+
+def _texts_to_learn(texts: Sequence[str], classes: int) -> int:
+    """How many of these a lexicon learns from at most."""
+    characters = max(1, sum(map(len, texts)))
+    most = min(MOST_LEARNT, MOST_CHARACTERS * len(texts) // characters, MOST_ANSWERS // classes)
+    return max(LEAST_LEARNT, most)
 
 
 def weigh(

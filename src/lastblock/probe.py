@@ -33,8 +33,8 @@ PENALTIES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 # The same for n-grams, whose rows are of unit length. Up to so many texts they are solved for
 # exactly, in time with the cube of that number; of more, step by step.
 NGRAM_PENALTIES, MOST_EXACT = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0), 3_000
-# Steps end where so much of the targets is left unsolved, or after so many.
-LEFT, MOST_STEPS = 1e-2, 100
+# Steps end where the slope is so small beside the targets, or after so many.
+LEFT, MOST_STEPS = 0.1, 100
 # Common is an n-gram that more than one text in so many has.
 COMMON = 16
 # How much mean states may count beside the last token's: on topics more, on sentiment less.
@@ -147,16 +147,22 @@ def fit_lexicon(
     several = weights is not None and weights.dim() == 2
     w = _mean_one(weights.mean(1) if several else weights, len(ngrams))  # type: ignore[union-attr]
     y = _signed(targets, len(lexicon.bias)).float()
-    exact = len(ngrams) <= MOST_EXACT
-    ridge = _Dual(_products(x), None, y, w.float()) if exact else _Sparse(x, y, w.float())
+    ridge: _Dual | _Sparse
+    if len(ngrams) <= MOST_EXACT:
+        ridge = _Dual(_products(x), None, y, w.float())
+    else:
+        ridge = _Sparse(x, y, w.float())
     without = [(held, ridge.without(fit, held)) for fit, held in _parts(targets, of)]
     judged = _judge(ridge.y, without, NGRAM_PENALTIES, 1.0, w)
     i = _lowest(judged, len(NGRAM_PENALTIES), len(NGRAM_PENALTIES) // 2)
     scores, _ = judged(i)
     sharp = _sharpness(scores, targets, w)
     with torch.no_grad():
-        rows = sharp * ridge.solve(NGRAM_PENALTIES[i], 1.0)
-        lexicon.weight.copy_(_times(x.T.tocsr(), rows))
+        if isinstance(ridge, _Sparse):
+            weight = ridge.solve(NGRAM_PENALTIES[i])
+        else:
+            weight = _times(x.T.tocsr(), ridge.solve(NGRAM_PENALTIES[i], 1.0))
+        lexicon.weight.copy_(sharp * weight)
         lexicon.bias.copy_(sharp * ridge.mean)
     return sharp * scores
 
@@ -383,8 +389,9 @@ class _Dual:
 class _Sparse:
     """Nearly the same, of sparse rows x (n, columns), without what they are to each other.
 
-    By conjugate gradients (Hestenes & Stiefel 1952, section 3), for all columns of y side by side:
-    a step takes time with the numbers in x, and some thirty are enough. A share is not for these.
+    By conjugate gradients for least squares (Paige & Saunders 1982, "LSQR", section 7.1), for all
+    columns of y side by side. A step takes time with the numbers in x; every one comes nearer, so
+    that a solution that is left early is a ridge with a somewhat larger penalty.
     """
 
     def __init__(self, x: csr_array, y: Tensor, w: Tensor) -> None:
@@ -395,37 +402,45 @@ class _Sparse:
     def without(self, fitted_on: Tensor, held: Tensor) -> _Scores:
         """What says, of a penalty, the scores (held, n_classes) of rows held out."""
         # Rows held out are there, but count nothing: no part of x is copied.
-        root = torch.zeros_like(self.root)
-        root[fitted_on], mean, y = _centred(self.y, self.root, fitted_on)
-        errors = torch.zeros_like(self.y)
-        errors[fitted_on] = y
+        root, errors = torch.zeros_like(self.root), torch.zeros_like(self.y)
+        root[fitted_on], mean, errors[fitted_on] = _centred(self.y, self.root, fitted_on)
+        weight = errors.new_zeros(self.x.shape[1], errors.shape[1])
 
-        def from_rows(penalty: float, share: float) -> Tensor:
-            rows = root * self._solve(root, penalty, errors)
-            return _times(self.x[held.numpy()], _times(self.transposed, rows)) + mean
+        def from_columns(penalty: float, share: float) -> Tensor:
+            # From the last penalty's weight it is not far to this one's.
+            self._solve(weight, root, penalty, errors)
+            return _times(self.x[held.numpy()], weight) + mean
 
-        return from_rows
+        return from_columns
 
-    def solve(self, penalty: float, share: float) -> Tensor:
-        """What each row's features count, (n, n_classes), from all rows."""
-        return self.root * self._solve(self.root, penalty, self.root * (self.y - self.mean))
+    def solve(self, penalty: float) -> Tensor:
+        """Weight (columns, n_classes), from all rows."""
+        weight = self.y.new_zeros(self.x.shape[1], self.y.shape[1])
+        self._solve(weight, self.root, penalty, self.root * (self.y - self.mean))
+        return weight
 
-    def _solve(self, root: Tensor, penalty: float, y: Tensor) -> Tensor:
-        found, left, along = torch.zeros_like(y), y.clone(), y
-        size = (left**2).sum(0)
-        enough, least = LEFT**2 * size.sum(), torch.finfo(size.dtype).tiny
+    def _solve(self, weight: Tensor, root: Tensor, penalty: float, y: Tensor) -> None:
+        """Bring a weight there, in place, as all that is as large: new memory costs time."""
+        left = y - root * _times(self.x, weight)
+        slope = _times(self.transposed, root * left).sub_(weight, alpha=penalty)
+        along, size = slope.clone(), _squares(slope)
+        enough, least = LEFT**2 * penalty * (y**2).sum(), torch.finfo(size.dtype).tiny
         for _ in range(MOST_STEPS):
             if size.sum() <= enough:
                 break
-            by_column = _times(self.transposed, root * along)
-            of_along = root * _times(self.x, by_column) + penalty * along
+            moved = root * _times(self.x, along)
             # A class of which nothing is left takes no further steps.
-            step = size / (along * of_along).sum(0).clamp_min(least)
-            found += step * along
-            left -= step * of_along
-            before, size = size, (left**2).sum(0)
-            along = left + size / before.clamp_min(least) * along
-        return found
+            step = size / (_squares(moved) + penalty * _squares(along)).clamp_min(least)
+            weight.addcmul_(along, step)
+            left.addcmul_(moved, step, value=-1)
+            slope = _times(self.transposed, root * left).sub_(weight, alpha=penalty)
+            before, size = size, _squares(slope)
+            along.mul_(size / before.clamp_min(least)).add_(slope)
+
+
+def _squares(of: Tensor) -> Tensor:
+    """Each column's sum of squares; of a few rows at a time, as new memory costs time."""
+    return torch.stack([(part * part).sum(0) for part in of.split(4096)]).sum(0)
 
 
 class _Ridge:
