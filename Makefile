@@ -51,9 +51,10 @@ accuracy: $(DEV) ## compare `auto` with its rivals on the sets in LASTBLOCK_DATA
 accuracy-all: $(DEV) ## the same with every rival, and 8 a class to all examples, for a day or so
 	$(INSTALL) -q -e '.[dev,search,serve,accuracy]'
 	$(VENV)/bin/python benchmarks/accuracy.py --per-class 8 64 --total 2000 100000 --most-minutes 10 \
-		--ways auto minilm tfidf fasttext setfit last-block
+		--ways auto minilm tfidf fasttext last-block
+	$(VENV)/bin/python benchmarks/accuracy.py --per-class 8 --ways setfit
 	$(VENV)/bin/python benchmarks/accuracy.py --sets trec6 sst2 --total 2000 --per-class 64 \
-		--ways trainer-last trainer-full-bf16
+		--ways trainer-last-bf16 trainer-full-bf16
 
 bench-serve: $(DEV) ## load the server from a second process, for some minutes
 	$(VENV)/bin/python benchmarks/serve.py
