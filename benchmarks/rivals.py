@@ -45,7 +45,8 @@ Vectors = npt.NDArray[np.float32]
 
 PENALTIES = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 # fastText draws its first vectors in ten parts, a thread each: with fewer threads the other parts
-# are whatever stood in memory, and training often ends in "Encountered NaN" (facebookresearch/fastText#1061).
+# are whatever stood in memory, and training often ends in "Encountered NaN"
+# (facebookresearch/fastText#1061).
 FASTTEXT_THREADS = 10
 # Slow ones last.
 FASTTEXT: dict[str, tuple[float, ...]] = {
