@@ -49,12 +49,18 @@ def write(folder: Path, texts: dict[str, str], labels: dict[str, str], classes: 
             of.setdefault(text, label)
     largest = {label for label, _ in Counter(of.values()).most_common(classes)}
     rows = [row for row in of.items() if row[1] in largest]
+    write_parts(folder, rows, TEST)
+
+
+def write_parts(folder: Path, rows: list[tuple[str, str]], tested: int) -> None:
+    """Texts and labels, shuffled, into test.csv, so many of them, and train.csv."""
     random.Random(0).shuffle(rows)
     folder.mkdir(parents=True, exist_ok=True)
-    for name, part in (("train", rows[TEST:]), ("test", rows[:TEST])):
+    for name, part in (("train", rows[tested:]), ("test", rows[:tested])):
         with (folder / f"{name}.csv").open("w", encoding="utf-8", newline="") as file:
             csv.writer(file).writerows([("text", "label"), *part])
-    print(f"{folder}: {len(rows):,} texts in {len(largest)} classes, {TEST:,} of them to test on")
+    classes = len({label for _, label in rows})
+    print(f"{folder}: {len(rows):,} texts in {classes} classes, {tested:,} of them to test on")
 
 
 def main() -> None:

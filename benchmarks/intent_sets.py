@@ -12,13 +12,14 @@ alike, on both sides, so few examples a class are what such a set can compare.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import random
 import re
 import zipfile
 from pathlib import Path
 from typing import Any
+
+from debian_sets import write_parts
 
 # Sentences of each intent, at most and at least, and tries for each. A third is for the test.
 MOST, LEAST, TRIES = 120, 40, 20
@@ -124,14 +125,7 @@ def write(folder: Path, told: dict[str, Any], words: dict[str, list[str]]) -> No
                 break
         if len(found) >= LEAST:
             rows += [(sentence, intent) for sentence in found if sentence]
-    random.Random(0).shuffle(rows)
-    tested = len(rows) // 3
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, part in (("train", rows[tested:]), ("test", rows[:tested])):
-        with (folder / f"{name}.csv").open("w", encoding="utf-8", newline="") as file:
-            csv.writer(file).writerows([("text", "label"), *part])
-    classes = len({intent for _, intent in rows})
-    print(f"{folder}: {len(rows):,} sentences of {classes} intents, {tested:,} to test on")
+    write_parts(folder, rows, len(rows) // 3)
 
 
 def main() -> None:

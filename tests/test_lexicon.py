@@ -98,7 +98,7 @@ def test_many_texts_are_fitted_step_by_step_to_the_same(
     counted, layers, unseen = count_ngrams(said), (Lexicon(3), Lexicon(3)), []
     for layer, most in zip(layers, (200, 199), strict=True):
         monkeypatch.setattr(probe, "MOST_EXACT", most)
-        monkeypatch.setattr(probe, "LEFT", 1e-6)
+        monkeypatch.setattr(probe, "FLAT", 1e-6)
         monkeypatch.setattr(probe, "NGRAM_PENALTIES", (0.3,))
         unseen.append(fit_lexicon(layer, counted, targets, weights))
     torch.testing.assert_close(*unseen, rtol=1e-3, atol=1e-3)

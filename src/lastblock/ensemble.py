@@ -104,19 +104,19 @@ def add_readers(
     tail, share = weigh(tail_says, probe_says, *judged.tensors())
     said, words = tail * tail_says + share * probe_says, 0.0
     if settings.lexicon:
-        lexicon = Lexicon(classifier.head.out_features)
-        texts = texts_of(train.sequences)
-        most = _texts_to_learn(texts, classifier.head.out_features)
-        rows = lexicon_rows(train.tensors()[0], most, train.of)
+        classes = classifier.head.out_features
+        lexicon, texts = Lexicon(classes), texts_of(train.sequences)
+        rows = lexicon_rows(train.tensors()[0], _texts_to_learn(texts, classes), train.of)
         learnt = train.take(rows)
         ngrams = count_ngrams([texts[row] for row in rows])
         unseen = fit_lexicon(lexicon, ngrams, *learnt.tensors(), learnt.of)
-        words_say = torch.empty_like(said)
-        others = np.arange(len(judged))
         if judged is train:
+            words_say = torch.empty_like(said)
             words_say[rows] = unseen
-            others = np.setdiff1d(others, rows)
-        words_say[others] = lexicon.read(texts_of(judged.take(others).sequences))
+            others = np.setdiff1d(np.arange(len(train)), rows)
+            words_say[others] = lexicon.read([texts[row] for row in others])
+        else:
+            words_say = lexicon.read(texts_of(judged.sequences))
         both, words = _if_worth_it(said, words_say, judged)
         said = both * said + words * words_say
         tail, share = both * tail, both * share

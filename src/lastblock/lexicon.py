@@ -108,15 +108,24 @@ class Lexicon(nn.Module):
     @torch.no_grad()
     def forward(self, ngrams: Ngrams) -> Tensor:
         """Logits (n, n_classes), float32; each text's whatever the others are."""
-        said = F.embedding_bag(
-            ngrams.buckets,
-            self.weight,
-            ngrams.starts,
-            mode="sum",
-            per_sample_weights=self.rows(ngrams),
-            include_last_offset=True,
-        )
-        return said + self.bias
+        parts = ngrams.buckets, ngrams.starts, self.rows(ngrams)
+        return weighted_sums(*parts, self.weight) + self.bias
+
+
+def weighted_sums(numbers: Tensor, starts: Tensor, weights: Tensor, rows: Tensor) -> Tensor:
+    """Sums (n, k) of rows (any, k): of those ``numbers`` (m,), each times its weight, (m,).
+
+    Sum i is of those from ``starts[i]`` to ``starts[i + 1]``, in one order whatever the others are:
+    a sparse matrix (n, any) times a dense one, by all threads.
+    """
+    return F.embedding_bag(
+        numbers,
+        rows,
+        starts,
+        mode="sum",
+        per_sample_weights=weights,
+        include_last_offset=True,
+    )
 
 
 def _buckets(text: str) -> npt.NDArray[np.int64]:

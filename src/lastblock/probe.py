@@ -26,7 +26,7 @@ from sklearn.model_selection import KFold, StratifiedKFold
 from torch import Tensor
 from torch.nn import functional as F
 
-from lastblock.lexicon import BUCKETS, Lexicon, Ngrams
+from lastblock.lexicon import BUCKETS, Lexicon, Ngrams, weighted_sums
 
 # Ridge penalties tried, in units of the features' summed variance.
 PENALTIES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
@@ -34,7 +34,7 @@ PENALTIES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 # exactly, in time with the cube of that number; of more, step by step.
 NGRAM_PENALTIES, MOST_EXACT = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0), 3_000
 # Steps end where the slope is so small beside the targets, or after so many.
-LEFT, MOST_STEPS = 0.1, 100
+FLAT, MOST_STEPS = 0.1, 100
 # Common is an n-gram that more than one text in so many has.
 COMMON = 16
 # How much mean states may count beside the last token's: on topics more, on sentiment less.
@@ -146,23 +146,14 @@ def fit_lexicon(
     x = csr_array(parts, shape=(len(ngrams), BUCKETS))
     several = weights is not None and weights.dim() == 2
     w = _mean_one(weights.mean(1) if several else weights, len(ngrams))  # type: ignore[union-attr]
-    y = _signed(targets, len(lexicon.bias)).float()
-    ridge: _Dual | _Sparse
-    if len(ngrams) <= MOST_EXACT:
-        ridge = _Dual(_products(x), None, y, w.float())
-    else:
-        ridge = _Sparse(x, y, w.float())
+    ridge = _Sparse(x, _signed(targets, len(lexicon.bias)).float(), w.float())
     without = [(held, ridge.without(fit, held)) for fit, held in _parts(targets, of)]
     judged = _judge(ridge.y, without, NGRAM_PENALTIES, 1.0, w)
     i = _lowest(judged, len(NGRAM_PENALTIES), len(NGRAM_PENALTIES) // 2)
     scores, _ = judged(i)
     sharp = _sharpness(scores, targets, w)
     with torch.no_grad():
-        if isinstance(ridge, _Sparse):
-            weight = ridge.solve(NGRAM_PENALTIES[i])
-        else:
-            weight = _times(x.T.tocsr(), ridge.solve(NGRAM_PENALTIES[i], 1.0))
-        lexicon.weight.copy_(sharp * weight)
+        lexicon.weight.copy_(sharp * ridge.solve(NGRAM_PENALTIES[i]))
         lexicon.bias.copy_(sharp * ridge.mean)
     return sharp * scores
 
@@ -204,16 +195,8 @@ def _products(x: csr_array) -> Tensor:
 
 
 def _times(x: csr_array, dense: Tensor) -> Tensor:
-    """A sparse matrix times a dense one, by all threads, each row's sum in one order."""
-    rows, columns, values = (torch.from_numpy(of) for of in (x.indptr, x.indices, x.data))
-    return F.embedding_bag(
-        columns,
-        dense,
-        rows,
-        mode="sum",
-        per_sample_weights=values,
-        include_last_offset=True,
-    )
+    columns, starts, values = map(torch.from_numpy, (x.indices, x.indptr, x.data))
+    return weighted_sums(columns, starts, values, dense)
 
 
 def _mean_one(weights: Tensor | None, n: int) -> Tensor:
@@ -387,9 +370,10 @@ class _Dual:
 
 
 class _Sparse:
-    """Nearly the same, of sparse rows x (n, columns), without what they are to each other.
+    """The same, of sparse rows x (n, columns): as ``_Dual`` has it of few, nearly so of many.
 
-    By conjugate gradients for least squares (Paige & Saunders 1982, "LSQR", section 7.1), for all
+    Of more than ``MOST_EXACT``, what they are to each other is not computed: it is solved by
+    conjugate gradients for least squares (Paige & Saunders 1982, "LSQR", section 7.1), for all
     columns of y side by side. A step takes time with the numbers in x; every one comes nearer, so
     that a solution that is left early is a ridge with a somewhat larger penalty.
     """
@@ -397,10 +381,13 @@ class _Sparse:
     def __init__(self, x: csr_array, y: Tensor, w: Tensor) -> None:
         self.x, self.transposed = x, x.T.tocsr()
         self.y, self.root = y, w.sqrt()[:, None]
+        self.dual = _Dual(_products(x), None, y, w) if len(y) <= MOST_EXACT else None
         self.mean = (w[:, None] * y).mean(0)
 
     def without(self, fitted_on: Tensor, held: Tensor) -> _Scores:
         """What says, of a penalty, the scores (held, n_classes) of rows held out."""
+        if self.dual is not None:
+            return self.dual.without(fitted_on, held)
         # Rows held out are there, but count nothing: no part of x is copied.
         root, errors = torch.zeros_like(self.root), torch.zeros_like(self.y)
         root[fitted_on], mean, errors[fitted_on] = _centred(self.y, self.root, fitted_on)
@@ -415,6 +402,8 @@ class _Sparse:
 
     def solve(self, penalty: float) -> Tensor:
         """Weight (columns, n_classes), from all rows."""
+        if self.dual is not None:
+            return _times(self.transposed, self.dual.solve(penalty, 1.0))
         weight = self.y.new_zeros(self.x.shape[1], self.y.shape[1])
         self._solve(weight, self.root, penalty, self.root * (self.y - self.mean))
         return weight
@@ -424,7 +413,7 @@ class _Sparse:
         left = y - root * _times(self.x, weight)
         slope = _times(self.transposed, root * left).sub_(weight, alpha=penalty)
         along, size = slope.clone(), _squares(slope)
-        enough, least = LEFT**2 * penalty * (y**2).sum(), torch.finfo(size.dtype).tiny
+        enough, least = FLAT**2 * penalty * (y**2).sum(), torch.finfo(size.dtype).tiny
         for _ in range(MOST_STEPS):
             if size.sum() <= enough:
                 break
