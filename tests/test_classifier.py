@@ -63,8 +63,7 @@ def test_full_attention_is_a_softmax_over_all_tokens(family: str) -> None:
     with torch.no_grad():
         torch.testing.assert_close(attn(x, rotary), attn.out(y), rtol=1e-4, atol=1e-4)
         at = torch.tensor([3, 8])
-        seen = attn.sees_from(at, 9)
-        here = attn.forward_at(x[torch.arange(2), at], states, norm, seen, at, rotary)
+        here = attn.forward_at(x[torch.arange(2), at], states, norm, at, rotary)
         torch.testing.assert_close(here, attn.out(y)[torch.arange(2), at], rtol=1e-4, atol=1e-4)
 
 

@@ -265,11 +265,16 @@ class SequenceClassifier(nn.Module):
 
         Of each text's activations the first ``rows`` (B,) are real.
         """
-        lengths = rows - self.summary_rows
-        logits: Tensor = self.head(self.pooled(activations[:, self.summary_rows :], lengths))
+        logits = self.head_logits(activations, rows)
         return (
             logits if self.probe is None else logits + self.probe(self.summary(activations, rows))
         )
+
+    def head_logits(self, activations: Tensor, rows: Tensor) -> Tensor:
+        """The same without what the probe says: all of it while the tail is trained."""
+        lengths = rows - self.summary_rows
+        logits: Tensor = self.head(self.pooled(activations[:, self.summary_rows :], lengths))
+        return logits
 
     def pooled(self, hidden: Tensor, lengths: Tensor) -> Tensor:
         """Token activations (B, T, C) and lengths (B,) -> what the head sees, (B, C), float32."""

@@ -143,23 +143,19 @@ class AdamW:
     def step(self) -> None:
         """Take a step down the gradients that the parameters have."""
         betas, eps = (0.9, 0.999), 1e-8
-        moved = []
+        by_factors, moved = [], []
         each = zip(self.parameters, self._mean, self._square, self._steps, strict=True)
         for parameter, mean, square, count in each:
-            factors, gradient = few_rows.take_factors(parameter), parameter.grad
-            if factors is not None and gradient is None:
-                few_rows.adamw(
-                    *(parameter, mean, square, factors),
-                    step=int(count.add_(1)),
-                    lr=self.lr,
-                    betas=betas,
-                    weight_decay=self.weight_decay,
-                    eps=eps,
-                )
+            left, gradient = few_rows.take_factors(parameter), parameter.grad
+            if left:
+                moments = parameter, mean, square, left, gradient, int(count.add_(1))
+                by_factors.append(few_rows.Moments(*moments))
             elif gradient is not None:
-                if factors is not None:
-                    gradient.addmm_(factors[0].t(), factors[1])
                 moved.append((parameter, gradient, mean, square, count))
+        if by_factors:
+            few_rows.adamw(
+                by_factors, lr=self.lr, betas=betas, weight_decay=self.weight_decay, eps=eps
+            )
         if not moved:
             return
         parameters, gradients, means, squares, counts = map(list, zip(*moved, strict=True))
@@ -225,8 +221,8 @@ def training_step(
     optimizer: AdamW,
 ) -> float:
     """One step; the loss before it."""
-    hidden, lengths = states_of(classifier, batch.sequences, store)
-    loss = cross_entropy(classifier.tail(hidden, lengths), batch)
+    hidden, rows = states_of(classifier, batch.sequences, store)
+    loss = cross_entropy(classifier.head_logits(hidden, rows), batch)
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()

@@ -107,20 +107,82 @@ def test_what_is_not_for_them_is_torch_s():
     assert not few_rows.can_multiply(x, torch.randn(30, 20).T)
 
 
+@pytest.mark.parametrize("rows", [1, 9, 64])
+@pytest.mark.parametrize(("first", "size"), [(0, 50), (3, 1), (20, 30)])
+def test_products_of_some_rows_of_a_weight_equal_float64(rows, first, size):
+    x, only = torch.randn(rows, 70).requires_grad_(), few_rows.Rows(first, size)
+    weight, into = torch.randn(50, 70).requires_grad_(), torch.randn(rows, size)
+    y = few_rows.multiply(x, weight, only)
+    found = torch.autograd.grad((y * into).sum(), (x, weight))
+    exact = [of.detach().double().requires_grad_() for of in (x, weight)]
+    said = exact[0] @ exact[1][first : first + size].T
+    _close(y.detach(), said.detach())
+    for mine, its in zip(found, torch.autograd.grad((said * into).sum(), exact), strict=True):
+        _close(mine, its)
+
+
+@pytest.mark.parametrize("batch", [1, 5, 64])
+@pytest.mark.parametrize(("heads", "kv_heads"), [(9, 3), (2, 2), (4, 1), (1, 1)])
+@pytest.mark.parametrize(("dim", "size"), [(64, 576), (6, 47)])
+def test_values_of_means_and_their_gradients_equal_float64(batch, heads, kv_heads, dim, size):
+    only = few_rows.Rows(5, kv_heads * dim)
+    means = torch.randn(batch, heads, size).requires_grad_()
+    weight, into = torch.randn(5 + kv_heads * dim, size).requires_grad_(), torch.randn(batch, 1)
+    into = into * torch.randn(heads * dim)
+    y = few_rows.values(means, weight, only, kv_heads)
+    found = torch.autograd.grad((y * into).sum(), (means, weight))
+    exact = [of.detach().double().requires_grad_() for of in (means, weight)]
+    of_heads = exact[1][5:].view(kv_heads, dim, size).repeat_interleave(heads // kv_heads, dim=0)
+    said = torch.einsum("bhc,hdc->bhd", exact[0], of_heads).flatten(1)
+    _close(y.detach(), said.detach())
+    for mine, its in zip(found, torch.autograd.grad((said * into).sum(), exact), strict=True):
+        _close(mine, its)
+
+
 @pytest.mark.parametrize("size", [5, 16, 33, 576])
 @pytest.mark.parametrize("shape", [(1,), (64,), (3, 7), ()])
 def test_rms_norms_and_their_gradients_equal_float64(size, shape):
     x, into = torch.randn(*shape, size).requires_grad_(), torch.randn(*shape, size)
-    assert few_rows.can_norm(x, torch.ones(size))
-    y = few_rows.rms_norm(x, 1e-3)
+    factor = torch.randn(size).requires_grad_()
+    assert few_rows.few(x, factor)
+    y = few_rows.rms_norm(x, factor, 1e-3)
+    found = torch.autograd.grad((y * into).sum(), (x, factor))
+    exact = [of.detach().double().requires_grad_() for of in (x, factor)]
+    said = F.rms_norm(exact[0], (size,), exact[1], eps=1e-3)
+    _close(y.detach(), said.detach())
+    for mine, its in zip(found, torch.autograd.grad((said * into).sum(), exact), strict=True):
+        _close(mine, its)
+    assert not few_rows.few(torch.randn(few_rows.MOST_ROWS + 1, size), factor)
+    standing, ones = torch.randn(size, 5), torch.ones(size)
+    its = F.rms_norm(standing.T.double(), (size,), eps=1e-3)
+    _close(few_rows.rms_norm(standing.T, ones, 1e-3), its)
+
+
+@pytest.mark.parametrize("activation", ["silu", "gelu_tanh"])
+@pytest.mark.parametrize("gated", [True, False])
+@pytest.mark.parametrize("shape", [(1, 1), (64, 1536), (3, 7, 50), (33,)])
+def test_activations_and_their_gradients_equal_float64(activation, gated, shape):
+    x = torch.randn(*shape[:-1], shape[-1] * (2 if gated else 1)).mul_(4).requires_grad_()
+    into = torch.randn(shape)
+    y = few_rows.activate(x, activation, gated)
     (found,) = torch.autograd.grad((y * into).sum(), x)
     exact = x.detach().double().requires_grad_()
-    said = F.rms_norm(exact, (size,), eps=1e-3)
-    _close(y.detach(), said.detach())
-    _close(found, torch.autograd.grad((said * into).sum(), exact)[0])
-    assert not few_rows.can_norm(torch.randn(few_rows.MOST_ROWS + 1, size), torch.ones(size))
-    standing = torch.randn(size, 5)
-    _close(few_rows.rms_norm(standing.T, 1e-3), F.rms_norm(standing.T.double(), (size,), eps=1e-3))
+    first, second = exact.chunk(2, -1) if gated else (exact, 1.0)
+    said = F.silu(first) if activation == "silu" else F.gelu(first, approximate="tanh")
+    said = said * second
+    slope = torch.autograd.grad((said * into).sum(), exact)[0]
+    for mine, its in ((y.detach(), said.detach()), (found, slope)):
+        torch.testing.assert_close(mine.double(), its, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("activation", ["silu", "gelu_tanh"])
+def test_activations_of_what_is_large_or_no_number(activation):
+    x = torch.tensor([[-1e4, -200.0, -0.0, 200.0, 1e4, torch.nan]]).requires_grad_()
+    y = few_rows.activate(x, activation, gated=False)
+    assert y[0, :5].tolist() == pytest.approx([0.0, 0.0, 0.0, 200.0, 1e4], abs=1e-7)
+    assert y[0, 5].isnan()
+    (slope,) = torch.autograd.grad(y.sum(), x)
+    assert slope[0, :5].tolist() == pytest.approx([0.0, 0.0, 0.5, 1.0, 1.0], abs=1e-7)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -163,6 +225,48 @@ def test_steps_down_factors_are_those_down_the_gradient(shape):
             torch.testing.assert_close(mine, taken[1].state[its]["exp_avg"], rtol=1e-5, atol=1e-5)
 
 
+def test_steps_of_a_weight_used_by_rows_are_those_down_the_gradient():
+    """As attention uses its queries', keys' and values' weight; and a bias and a head beside it."""
+    ours = [nn.Parameter(torch.randn(shape)) for shape in ((50, 30), (33, 30), (7,))]
+    theirs = [nn.Parameter(p.detach().clone()) for p in ours]
+    taken = AdamW(ours, 0.3), torch.optim.AdamW(theirs, weight_decay=0.3, fused=True)
+    queries, keys, values = (few_rows.Rows(*of) for of in ((0, 24), (24, 8), (32, 18)))
+    for step in range(6):
+        for optimizer in taken:
+            optimizer.zero_grad()
+        x, means = torch.randn(5, 30), torch.randn(5, 6, 30)
+        into = [torch.randn(5, 24), torch.randn(8, 30), torch.randn(5, 36)]
+        # Once keys are left out, then values come twice, and then the whole of it once besides.
+        weights = [1.0, float(step != 1), 1.0 + (step == 2)]
+        said = [
+            few_rows.multiply(x, ours[0], queries),
+            few_rows.some_rows(ours[0], keys) * 2,
+            few_rows.values(means, ours[0], values, 3),
+        ]
+        of_values = theirs[0][32:].view(3, 6, 30).repeat_interleave(2, dim=0)
+        its = [
+            x @ theirs[0][:24].T,
+            theirs[0][24:32] * 2,
+            torch.einsum("bhc,hdc->bhd", means, of_values).flatten(1),
+        ]
+        for parameters, parts in ((ours, said), (theirs, its)):
+            losses = [(a * b).sum() * by for a, b, by in zip(parts, into, weights, strict=True)]
+            if step == 1:
+                losses.pop(1)
+            if step == 2:
+                losses.append((parts[2] * into[2]).sum())
+            if step == 3:
+                losses.append(few_rows.multiply(x, parameters[0]).sum())
+            sum(losses, parameters[1].sum() + parameters[2].square().sum()).backward()
+        for optimizer in taken:
+            optimizer.step()
+        for mine, other in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-5)
+        for mine, other in zip(taken[0]._square, theirs, strict=True):
+            square = taken[1].state[other]["exp_avg_sq"]
+            torch.testing.assert_close(mine, square, rtol=1e-4, atol=1e-6)
+
+
 def test_only_what_an_optimizer_steps_is_left_as_factors():
     layer, x = Linear(30, 20), torch.randn(4, 30)
     layer(x).sum().backward()
@@ -194,14 +298,15 @@ def test_norms_of_the_seen_equal_float64(size, centred):
     for causal, window in product((True, False), (None, 4)):
         position = torch.tensor([19, 0, 7])
         seen = _seen([20], position, causal, window)
-        found = few_rows.normed(x[:, :, :], few_rows.Seen.of(seen, position), 1e-3, centred)
+        which = few_rows.Seen.of(position, 20, causal, window)
+        found = few_rows.normed(x[:, :, :], which, 1e-3, centred)
         read = x.double()[seen]
         if centred:
             read = read - read.mean(1, keepdim=True)
         _close(found, read / (read.square().mean(1, keepdim=True) + 1e-3).sqrt())
         # Texts may lie apart, as where other rows stand before them.
         apart = torch.cat((torch.randn(3, 4, size), x), dim=1)[:, 4:]
-        again = few_rows.normed(apart, few_rows.Seen.of(seen, position), 1e-3, centred)
+        again = few_rows.normed(apart, which, 1e-3, centred)
         assert torch.equal(again, found)
 
 
@@ -212,7 +317,8 @@ def test_attention_from_one_token_equals_float64(dim, heads, kv_heads):
     for causal, window, turned in product((True, False), (None, 5), (True, False)):
         position = torch.tensor(lengths) - 1
         seen = _seen(lengths, position, causal, window)
-        which = few_rows.Seen.of(seen, position)
+        which = few_rows.Seen.of(position, 33, causal, window)
+        assert len(which) == seen.sum()
         q = torch.randn(4, heads, dim).requires_grad_()
         k = torch.randn(len(which), kv_heads, dim).requires_grad_()
         states, into = torch.randn(len(which), size), torch.randn(4, heads, size)
@@ -239,9 +345,8 @@ def test_attention_from_one_token_equals_float64(dim, heads, kv_heads):
 
 
 def test_what_is_seen_of_nothing_is_no_number():
-    position, lengths = torch.tensor([2, -1, 0]), torch.tensor([3, 0, 1])
-    seen = torch.arange(3) < lengths[:, None]
-    which = few_rows.Seen.of(seen, position)
+    position = torch.tensor([2, -1, 0])
+    which = few_rows.Seen.of(position, 3, causal=True, window=None)
     q, k = torch.randn(3, 4, 8).requires_grad_(), torch.randn(4, 2, 8).requires_grad_()
     rotary = rotary_tables(Rope(10_000.0), 8, 3)
     means = few_rows.attend_from(q, k, torch.randn(4, 50), which, 0.3, rotary)
@@ -278,7 +383,7 @@ def test_a_training_step_s_number_of_threads_changes_no_bit():
     q, k = torch.randn(9, 6, 64), torch.randn(9 * 200, 2, 64)
     states, into = torch.randn(9 * 200, 576), torch.randn(9, 6, 576)
     position = torch.full((9,), 199)
-    seen = few_rows.Seen.of(_seen([200], position, True, None), position)
+    seen = few_rows.Seen.of(position, 200, causal=True, window=None)
     x, errors = torch.randn(20, 576), torch.randn(20, 1500)
     for number in (1, 2, 5):
         torch.set_num_threads(number)
@@ -287,8 +392,9 @@ def test_a_training_step_s_number_of_threads_changes_no_bit():
             means = few_rows.attend_from(*leaves, states, seen, 0.125, None)
             found = [means, *torch.autograd.grad((means * into).sum(), leaves)]
             moved = [torch.full((1500, 576), by) for by in (1.0, 0.1, 0.2)]
-            how = {"step": 3, "lr": 0.1, "betas": (0.9, 0.999), "weight_decay": 0.1, "eps": 1e-8}
-            few_rows.adamw(*moved, (errors, x), **how)
+            how = {"lr": 0.1, "betas": (0.9, 0.999), "weight_decay": 0.1, "eps": 1e-8}
+            left = [few_rows.Left(few_rows.Rows(0, 1500), errors, x)]
+            few_rows.adamw([few_rows.Moments(*moved, left, None, 3)], **how)
             said.append([*found, *moved])
         finally:
             torch.set_num_threads(threads)

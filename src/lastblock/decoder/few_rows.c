@@ -1,6 +1,6 @@
-/* What a trained block spends its time in: products of few rows, in float32, norms of them, texts put
- * side by side, attention from one token of each, and steps of AdamW whose gradients are products that
- * nobody has to write down.
+/* What a trained block spends its time in: products of few rows, in float32, norms of them, activations,
+ * texts put side by side, attention from one token of each, and steps of AdamW whose gradients are
+ * products that nobody has to write down.
  *
  * ``few_rows.py`` calls these through ctypes and says what each is given. Every number is summed up in
  * one order, whatever stands beside it and however many threads there are.
@@ -190,16 +190,16 @@ TARGET static void sums(const float *a, int64_t a_row, int64_t n, const float *w
     }
 }
 
-/* x (n, in) and y (n, out), rows some numbers apart; the weight (out, in) is in one piece. */
+/* So many products: x (n, in) and y (n, out), rows some numbers apart and each product's further on; the
+ * weight (out, in), in one piece, which some products in a row share before the next one's. */
 typedef struct {
     const float *x, *weight;
     float *y;
-    int64_t n, in, out, x_row, y_row;
+    int64_t n, in, out, x_row, y_row, count, x_next, y_next, shared;
 } Product;
 
-TARGET static void some_outputs(const void *work, int64_t part, int64_t parts)
+static void some_outputs(const Product *p, int64_t part, int64_t parts)
 {
-    const Product *p = work;
     const int64_t tiles = (p->out + OUTPUTS - 1) / OUTPUTS;
     const int64_t begin = tiles * part / parts * OUTPUTS;
     const int64_t end = least(tiles * (part + 1) / parts * OUTPUTS, p->out);
@@ -207,9 +207,8 @@ TARGET static void some_outputs(const void *work, int64_t part, int64_t parts)
          p->y + begin, p->y_row);
 }
 
-TARGET static void some_inputs(const void *work, int64_t part, int64_t parts)
+static void some_inputs(const Product *p, int64_t part, int64_t parts)
 {
-    const Product *p = work;
     const int64_t tiles = (p->in + COLUMNS - 1) / COLUMNS;
     const int64_t begin = tiles * part / parts * COLUMNS;
     const int64_t end = least(tiles * (part + 1) / parts * COLUMNS, p->in);
@@ -217,9 +216,8 @@ TARGET static void some_inputs(const void *work, int64_t part, int64_t parts)
          p->y_row);
 }
 
-TARGET static void some_rows(const void *work, int64_t part, int64_t parts)
+static void some_rows(const Product *p, int64_t part, int64_t parts)
 {
-    const Product *p = work;
     const int64_t tiles = (p->n + ROWS - 1) / ROWS;
     const int64_t begin = tiles * part / parts * ROWS;
     const int64_t end = least(tiles * (part + 1) / parts * ROWS, p->n);
@@ -227,12 +225,44 @@ TARGET static void some_rows(const void *work, int64_t part, int64_t parts)
          p->y + begin * p->y_row, p->y_row);
 }
 
+typedef struct {
+    const Product *all;
+    int64_t parts_of_each;
+    int back;
+} Products;
+
+static void some_products(const void *work, int64_t part, int64_t parts)
+{
+    (void)parts;
+    const Products *of = work;
+    const int64_t number = part / of->parts_of_each;
+    Product p = *of->all;
+    p.x += number * p.x_next;
+    p.y += number * p.y_next;
+    p.weight += number / p.shared * p.in * p.out;
+    part %= of->parts_of_each;
+    if (!of->back)
+        some_outputs(&p, part, of->parts_of_each);
+    else if (p.n > p.in)
+        some_rows(&p, part, of->parts_of_each);
+    else
+        some_inputs(&p, part, of->parts_of_each);
+}
+
 /* x times the transpose of the weight; or where ``back``, x (n, out) times the weight: (n, in). */
 EXPORT void multiply(const Product *given, int back, int64_t threads)
 {
-    const int64_t worth = given->n * given->in * given->out / WORTH;
-    const Part across = given->n > given->in ? some_rows : some_inputs;
-    share(back ? across : some_outputs, given, least(worth, threads), threads);
+    const int64_t count = given->count;
+    const int64_t worth = count * given->n * given->in * given->out / WORTH;
+    const int64_t busy = least(worth, threads);
+    const Products work = {given, busy > 1 ? (busy + count - 1) / count : 1, back};
+    const int64_t parts = count * work.parts_of_each;
+    if (busy > 1) {
+        share(some_products, &work, parts, threads);
+        return;
+    }
+    for (int64_t part = 0; part < parts; part++)
+        some_products(&work, part, parts);
 }
 
 /* ---------------------------------------------------------------------------- norms of rows */
@@ -264,32 +294,118 @@ TARGET static float norm(const float *x, int64_t size, float eps, int centred, f
     return by;
 }
 
-/* n rows x over their root mean squares, and what each was multiplied by. */
-EXPORT void rms_norm(const float *x, int64_t n, int64_t size, float eps, float *y, float *by)
+/* n rows x over their root mean squares, times a factor each number; what each row was multiplied by. */
+EXPORT TARGET void rms_norm(const float *x, const float *factor, int64_t n, int64_t size, float eps,
+                            float *y, float *by)
 {
-    for (int64_t r = 0; r < n; r++)
-        by[r] = norm(x + r * size, size, eps, 0, y + r * size);
+    for (int64_t r = 0; r < n; r++, x += size, y += size) {
+        by[r] = norm(x, size, eps, 0, y);
+        for (int64_t i = 0; i < size; i += 16) {
+            const __mmask16 some = lanes(size - i);
+            const __m512 v = _mm512_maskz_loadu_ps(some, y + i);
+            const __m512 f = _mm512_maskz_loadu_ps(some, factor + i);
+            _mm512_mask_storeu_ps(y + i, some, _mm512_mul_ps(v, f));
+        }
+    }
 }
 
-/* What is wanted of x, for what is wanted of the rows y that ``rms_norm`` gave. */
-EXPORT TARGET void rms_norm_back(const float *y, const float *by, const float *wanted, int64_t n,
-                                 int64_t size, float *of_x)
+/* What is wanted of x and of the factor, for what is wanted of the rows that ``rms_norm`` gave. */
+EXPORT TARGET void rms_norm_back(const float *x, const float *factor, const float *by,
+                                 const float *wanted, int64_t n, int64_t size, float *of_x,
+                                 float *of_factor)
 {
-    for (int64_t r = 0; r < n; r++, y += size, wanted += size, of_x += size) {
+    memset(of_factor, 0, size * sizeof(float));
+    for (int64_t r = 0; r < n; r++, x += size, wanted += size, of_x += size) {
+        const __m512 row = _mm512_set1_ps(by[r]);
         __m512 sum = _mm512_setzero_ps();
         for (int64_t i = 0; i < size; i += 16) {
             const __mmask16 some = lanes(size - i);
-            sum = _mm512_fmadd_ps(_mm512_maskz_loadu_ps(some, y + i),
-                                  _mm512_maskz_loadu_ps(some, wanted + i), sum);
+            const __m512 y = _mm512_mul_ps(_mm512_maskz_loadu_ps(some, x + i), row);
+            const __m512 w = _mm512_maskz_loadu_ps(some, wanted + i);
+            const __m512 f = _mm512_maskz_loadu_ps(some, of_factor + i);
+            _mm512_mask_storeu_ps(of_factor + i, some, _mm512_fmadd_ps(y, w, f));
+            sum = _mm512_fmadd_ps(
+                y, _mm512_mul_ps(w, _mm512_maskz_loadu_ps(some, factor + i)), sum);
         }
         const __m512 along = _mm512_set1_ps(_mm512_reduce_add_ps(sum) / size);
         for (int64_t i = 0; i < size; i += 16) {
             const __mmask16 some = lanes(size - i);
-            __m512 v = _mm512_maskz_loadu_ps(some, wanted + i);
-            v = _mm512_fnmadd_ps(along, _mm512_maskz_loadu_ps(some, y + i), v);
-            _mm512_mask_storeu_ps(of_x + i, some, _mm512_mul_ps(v, _mm512_set1_ps(by[r])));
+            const __m512 y = _mm512_mul_ps(_mm512_maskz_loadu_ps(some, x + i), row);
+            __m512 v = _mm512_mul_ps(_mm512_maskz_loadu_ps(some, wanted + i),
+                                     _mm512_maskz_loadu_ps(some, factor + i));
+            v = _mm512_fnmadd_ps(along, y, v);
+            _mm512_mask_storeu_ps(of_x + i, some, _mm512_mul_ps(v, row));
         }
     }
+}
+
+/* -------------------------------------------------------------------------------- activations */
+
+/* n rows x of ``size`` numbers, or where ``gated`` of twice as many, of which the second half is what
+ * the activated first half is multiplied with. */
+typedef struct {
+    const float *x, *wanted;
+    float *y;
+    int64_t n, size;
+    int activation, gated;
+} Activated;
+
+/* The activation z sigmoid(within z): what it gives, and its slope. */
+INLINE __m512 sloped(__m512 z, const int activation, __m512 *slope)
+{
+    const __m512 one = _mm512_set1_ps(1.0f);
+    __m512 of_within = one;
+    if (activation == GELU)
+        of_within = _mm512_fmadd_ps(_mm512_mul_ps(z, z), _mm512_set1_ps(3 * CUBIC * TANH),
+                                    _mm512_set1_ps(TANH));
+    const __m512 e = exponential(_mm512_sub_ps(_mm512_setzero_ps(), within(z, activation)));
+    const __m512 share = _mm512_div_ps(one, _mm512_add_ps(e, one));
+    const __m512 rest = _mm512_mul_ps(z, _mm512_sub_ps(one, share));
+    *slope = _mm512_mul_ps(share, _mm512_fmadd_ps(rest, of_within, one));
+    return _mm512_mul_ps(z, share);
+}
+
+INLINE void activated_row(const float *x, const float *wanted, float *y, int64_t size,
+                          const int activation, const int gated)
+{
+    for (int64_t i = 0; i < size; i += 16) {
+        const __mmask16 some = lanes(size - i);
+        const __m512 z = _mm512_maskz_loadu_ps(some, x + i);
+        __m512 slope, v = sloped(z, activation, &slope);
+        if (wanted) {
+            const __m512 w = _mm512_maskz_loadu_ps(some, wanted + i);
+            if (gated) {
+                _mm512_mask_storeu_ps(y + size + i, some, _mm512_mul_ps(w, v));
+                slope = _mm512_mul_ps(slope, _mm512_maskz_loadu_ps(some, x + size + i));
+            }
+            v = _mm512_mul_ps(w, slope);
+        } else if (gated) {
+            v = _mm512_mul_ps(v, _mm512_maskz_loadu_ps(some, x + size + i));
+        }
+        _mm512_mask_storeu_ps(y + i, some, v);
+    }
+}
+
+TARGET static void some_activated(const void *work, int64_t part, int64_t parts)
+{
+    const Activated *a = work;
+    const int64_t wide = a->gated ? 2 * a->size : a->size;
+    for (int64_t r = a->n * part / parts; r < a->n * (part + 1) / parts; r++) {
+        const float *x = a->x + r * wide, *wanted = a->wanted ? a->wanted + r * a->size : NULL;
+        float *y = a->y + r * (wanted ? wide : a->size);
+        if (a->activation == GELU)
+            activated_row(x, wanted, y, a->size, GELU, a->gated);
+        else
+            activated_row(x, wanted, y, a->size, SILU, a->gated);
+    }
+}
+
+/* The activated rows (n, size); or, for what is ``wanted`` of these, what is wanted of x. */
+EXPORT void activate(const float *x, const float *wanted, int64_t n, int64_t size, int activation,
+                     int gated, float *y, int64_t threads)
+{
+    const Activated work = {x, wanted, y, n, size, activation, gated};
+    share(some_activated, &work, least(n, least(32 * n * size / WORTH, threads)), threads);
 }
 
 /* ------------------------------------------------------------------- rows of texts side by side */
@@ -320,11 +436,19 @@ EXPORT void pad(const char *const *texts, const int64_t *bytes, int64_t n, int64
 
 /* ------------------------------------------------------------------------------- AdamW's step */
 
-/* A weight (out, in), its moments, and its gradient, (n, out)^T times (n, in). */
+/* A part of a gradient: errors (n, out)^T times inputs (n, in), so many times, each further on. */
 typedef struct {
     const float *errors, *inputs;
+    int64_t n, errors_row, inputs_row, count, errors_next, inputs_next;
+} Factors;
+
+/* A weight (out, in), its moments, and its gradient: what is written down of it (out, in), if anything
+ * is, and so many products. */
+typedef struct {
     float *weight, *mean, *square;
-    int64_t n, in, out, errors_row, inputs_row;
+    const float *gradient;
+    const Factors *factors;
+    int64_t count, in, out;
     /* What a step leaves of a weight; what it takes of the gradient and of its square; the step, as
      * large as the mean is to be multiplied by; what the root is to be multiplied by; and epsilon. */
     float kept, of_gradient, of_square, step, of_root, eps;
@@ -355,6 +479,10 @@ INLINE void step_tile(const int rows, const Step *s, int64_t row, int64_t column
 #define EACH_COLUMN(of, r) of(r, 0) of(r, 1) of(r, 2) of(r, 3) of(r, 4) of(r, 5)
 #define EACH_SUM(of) EACH_COLUMN(of, 0) EACH_COLUMN(of, 1) EACH_COLUMN(of, 2) EACH_COLUMN(of, 3)
 #define BEGIN(r, c) __m512 s##r##c = _mm512_setzero_ps();
+#define WRITTEN(r, c)                                                                             \
+    if (r < rows)                                                                                 \
+        s##r##c = _mm512_maskz_loadu_ps(lanes(left - 16 * c),                                     \
+                                        s->gradient + at + r * s->in + 16 * c);
 #define LOAD(r, c) const __m512 x##c = _mm512_maskz_loadu_ps(lanes(left - 16 * c), x + 16 * c);
 #define MULTIPLY(r, c) s##r##c = _mm512_fmadd_ps(d##r, x##c, s##r##c);
 #define STEP(r)                                                                                   \
@@ -374,19 +502,27 @@ INLINE void step_tile(const int rows, const Step *s, int64_t row, int64_t column
     }
 
     const int64_t left = s->in - column, at = row * s->in + column;
-    const float *x = s->inputs + column, *errors = s->errors + row;
     int64_t fetched = 0;
     EACH_SUM(BEGIN)
-    for (int64_t n = 0; n < s->n; n++, x += s->inputs_row, errors += s->errors_row) {
-        if (fetched < WEIGHTS * WIDE / 16) {
-            FETCH(fetched)
-            fetched++;
+    if (s->gradient) {
+        EACH_SUM(WRITTEN)
+    }
+    for (const Factors *of = s->factors; of < s->factors + s->count; of++) {
+        for (int64_t i = 0; i < of->count; i++) {
+            const float *x = of->inputs + i * of->inputs_next + column;
+            const float *errors = of->errors + i * of->errors_next + row;
+            for (int64_t n = 0; n < of->n; n++, x += of->inputs_row, errors += of->errors_row) {
+                if (fetched < WEIGHTS * WIDE / 16) {
+                    FETCH(fetched)
+                    fetched++;
+                }
+                EACH_COLUMN(LOAD, 0)
+                STEP(0)
+                STEP(1)
+                STEP(2)
+                STEP(3)
+            }
         }
-        EACH_COLUMN(LOAD, 0)
-        STEP(0)
-        STEP(1)
-        STEP(2)
-        STEP(3)
     }
     for (; fetched < WEIGHTS * WIDE / 16; fetched++)
         FETCH(fetched)
@@ -394,6 +530,7 @@ INLINE void step_tile(const int rows, const Step *s, int64_t row, int64_t column
 #undef EACH_COLUMN
 #undef EACH_SUM
 #undef BEGIN
+#undef WRITTEN
 #undef LOAD
 #undef MULTIPLY
 #undef STEP
@@ -401,12 +538,10 @@ INLINE void step_tile(const int rows, const Step *s, int64_t row, int64_t column
 #undef FETCH
 }
 
-TARGET static void some_weights(const void *work, int64_t part, int64_t parts)
+/* Rows ``begin`` to ``end`` of a weight. */
+TARGET static void some_weights(const Step *s, int64_t begin, int64_t end)
 {
-    const Step *s = work;
-    const int64_t tiles = (s->out + WEIGHTS - 1) / WEIGHTS;
-    const int64_t end = least(tiles * (part + 1) / parts * WEIGHTS, s->out);
-    for (int64_t row = tiles * part / parts * WEIGHTS; row < end; row += WEIGHTS) {
+    for (int64_t row = begin; row < end; row += WEIGHTS) {
         for (int64_t column = 0; column < s->in; column += WIDE) {
             const int64_t right = column + WIDE;
             const int64_t next = right < s->in ? row * s->in + right : (row + WEIGHTS) * s->in;
@@ -420,10 +555,41 @@ TARGET static void some_weights(const void *work, int64_t part, int64_t parts)
     }
 }
 
-EXPORT void adamw(const Step *given, int64_t threads)
+typedef struct {
+    const Step *each;
+    int64_t count, numbers; /* in all weights */
+} Steps;
+
+/* So much of all weights, one after the other. */
+static void some_steps(const void *work, int64_t part, int64_t parts)
 {
-    const int64_t worth = (given->n + 16) * given->in * given->out / WORTH;
-    share(some_weights, given, least(worth, threads), threads);
+    const Steps *of = work;
+    const int64_t begin = of->numbers * part / parts, end = of->numbers * (part + 1) / parts;
+    int64_t before = 0;
+    for (const Step *s = of->each; s < of->each + of->count; s++) {
+        /* Where in this weight the part begins and ends: at rows whose tile begins before it. */
+        const int64_t tile = WEIGHTS * s->in, all = s->in * s->out;
+        const int64_t from = begin > before ? begin - before : 0;
+        const int64_t to = end > before ? end - before : 0;
+        some_weights(s, least(up_to(from, tile) / s->in, s->out),
+                     least(up_to(to, tile) / s->in, s->out));
+        before += all;
+    }
+}
+
+/* So many steps, which are independent of each other. */
+EXPORT void adamw(const Step *given, int64_t count, int64_t threads)
+{
+    int64_t numbers = 0, worth = 0;
+    for (const Step *s = given; s < given + count; s++) {
+        int64_t terms = 16;
+        for (int64_t i = 0; i < s->count; i++)
+            terms += s->factors[i].n * s->factors[i].count;
+        numbers += s->in * s->out;
+        worth += s->in * s->out * terms;
+    }
+    const Steps work = {given, count, numbers};
+    share(some_steps, &work, least(worth / WORTH, 4 * threads), threads);
 }
 
 /* ------------------------------------------------------------------ attention from one token */

@@ -1,10 +1,10 @@
 """What a trained block spends its time in, in C, where ``kernels`` are available.
 
-Products of few rows in float32, which are bound by reading the weight, and norms of them; attention
-from one token of each text, over those that it sees and no padding, with these tokens' keys, which
-are the one product of many rows; and steps of AdamW in which a weight's gradient is never written
-down: it is left as the two factors that it is a product of (``keep_factors``), and multiplied out
-where the step is taken. Elsewhere torch does the same work.
+Products of few rows in float32, which are bound by reading the weight, norms and activations of
+them; attention from one token of each text, over those that it sees and no padding, with these
+tokens' keys, which are the one product of many rows; and steps of AdamW in which hardly any
+gradient is written down: it is left as the factors that it is a product of (``keep_factors``), and
+multiplied out where the step is taken. Elsewhere torch does the same work.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.utils.rnn import pad_sequence
 
 from lastblock.decoder import kernels
+from lastblock.decoder.config import Activation
 
 Pair = tuple[Tensor, Tensor]
 # Of more rows MKL's products are as fast.
@@ -30,13 +31,22 @@ class _Product(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("x", "weight", "y")),
         *((name, ctypes.c_int64) for name in ("n", "in", "out", "x_row", "y_row")),
+        *((name, ctypes.c_int64) for name in ("count", "x_next", "y_next", "shared")),
+    )
+
+
+class _Factors(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("errors", "inputs")),
+        *((name, ctypes.c_int64) for name in ("n", "errors_row", "inputs_row")),
+        *((name, ctypes.c_int64) for name in ("count", "errors_next", "inputs_next")),
     )
 
 
 class _Step(ctypes.Structure):
     _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("errors", "inputs", "weight", "mean", "square")),
-        *((name, ctypes.c_int64) for name in ("n", "in", "out", "errors_row", "inputs_row")),
+        *((name, ctypes.c_void_p) for name in ("weight", "mean", "square", "gradient", "factors")),
+        *((name, ctypes.c_int64) for name in ("count", "in", "out")),
         *((name, ctypes.c_float) for name in ("kept", "of_gradient", "of_square", "step")),
         *((name, ctypes.c_float) for name in ("of_root", "eps")),
     )
@@ -49,6 +59,33 @@ class _OneToken(ctypes.Structure):
         *((name, ctypes.c_int64) for name in ("batch", "heads", "kv_heads", "dim", "size")),
         ("scale", ctypes.c_float),
     )
+
+
+class Rows(NamedTuple):
+    """Some rows of a weight, (out, in): the first one's number, and how many."""
+
+    first: int
+    size: int
+
+    def of(self, weight: Tensor) -> Tensor:
+        return weight.narrow(0, self.first, self.size)
+
+
+class Left(NamedTuple):
+    """What is left of a gradient: of some rows, a product, errors (n, rows)^T times inputs (n, in).
+
+    Or several of these, errors (n, m, rows) and inputs (n, m, in); or, without errors, it is these
+    rows' gradient (rows, in) itself.
+    """
+
+    rows: Rows
+    errors: Tensor | None
+    inputs: Tensor
+
+    def multiplied_out(self) -> Tensor:
+        if self.errors is None:
+            return self.inputs
+        return self.errors.flatten(0, -2).t() @ self.inputs.flatten(0, -2)
 
 
 def _of_float32(*tensors: Tensor) -> bool:
@@ -66,47 +103,133 @@ def can_multiply(x: Tensor, weight: Tensor) -> bool:
     )
 
 
-def multiply(x: Tensor, weight: Tensor) -> Tensor:
+def multiply(x: Tensor, weight: Tensor, rows: Rows | None = None) -> Tensor:
     """x (..., in) times the transpose of a weight, (out, in), contiguous -> (..., out).
 
-    Where the weight is a parameter that keeps factors, its gradient is left as those.
+    Or of some rows of it. Where the weight is a parameter that keeps factors, its gradient is left
+    as those.
     """
-    rows = x.reshape(-1, x.shape[-1])
-    y: Tensor = _Multiply.apply(rows, weight)  # type: ignore[no-untyped-call]
+    flat = x.reshape(-1, x.shape[-1])
+    rows = rows or Rows(0, len(weight))
+    y: Tensor = _Multiply.apply(flat, weight, rows)  # type: ignore[no-untyped-call]
     return y.unflatten(0, x.shape[:-1]) if x.dim() != 2 else y
+
+
+def _lying(x: Tensor) -> Tensor:
+    """x (n, size), each row in one piece."""
+    return x if x.stride(1) == 1 else x.contiguous()
 
 
 def _product(x: Tensor, weight: Tensor, back: bool) -> Tensor:
     """x times the weight, ``back``, or its transpose."""
-    if x.stride(1) != 1:
-        x = x.contiguous()
-    out, size = weight.shape
+    x, (out, size) = _lying(x), weight.shape
     y = x.new_empty(len(x), size if back else out)
-    addresses = x.data_ptr(), weight.data_ptr(), y.data_ptr()
-    said = _Product(*addresses, len(x), size, out, x.stride(0), y.stride(0))
+    said = _Product(
+        *(x.data_ptr(), weight.data_ptr(), y.data_ptr()),
+        *(len(x), size, out, x.stride(0), y.stride(0), 1, 0, 0, 1),
+    )
     _library().multiply(ctypes.addressof(said), back, torch.get_num_threads())
     return y
 
 
+def _leave(weight: Tensor, left: Sequence[Left]) -> Tensor | None:
+    """Leave what a weight's gradient is made of with it, if it is to be; else multiply it out."""
+    kept = getattr(weight, "factors", None)
+    if kept is not None:
+        kept.extend(left)
+        return None
+    if len(left) == 1 and left[0].rows.size == len(weight):
+        return left[0].multiplied_out()
+    gradient = torch.zeros_like(weight)
+    for part in left:
+        part.rows.of(gradient).add_(part.multiplied_out())
+    return gradient
+
+
 class _Multiply(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, rows: Rows) -> Tensor:
         ctx.save_for_backward(x, weight)
-        ctx.weight = weight if weight.is_leaf else None
-        return _product(x, weight, back=False)
+        ctx.weight, ctx.rows = weight, rows
+        return _product(x, rows.of(weight), back=False)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, errors: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    def backward(ctx: Any, errors: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         x, weight = ctx.saved_tensors
-        of_x = _product(errors, weight, back=True) if ctx.needs_input_grad[0] else None
+        of_x = None
+        if ctx.needs_input_grad[0]:
+            of_x = _product(errors, ctx.rows.of(weight), back=True)
         if not ctx.needs_input_grad[1]:
-            return of_x, None
-        factors = getattr(ctx.weight, "factors", None)
-        if factors is None:
-            return of_x, errors.t() @ x
-        factors.append((errors, x))
-        return of_x, None
+            return of_x, None, None
+        return of_x, _leave(ctx.weight, [Left(ctx.rows, _lying(errors), _lying(x))]), None
+
+
+def values(means: Tensor, weight: Tensor, rows: Rows, kv_heads: int) -> Tensor:
+    """Means of states (B, H, C) times the transposes of value heads' weights: (B, H * D).
+
+    These are some rows of a weight, (kv_heads * D, C), one after the other; each is for as many
+    heads of the means.
+    """
+    y: Tensor = _Values.apply(means, weight, rows, kv_heads)  # type: ignore[no-untyped-call]
+    return y.flatten(1)
+
+
+class _Values(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, means: Tensor, weight: Tensor, rows: Rows, kv_heads: int) -> Tensor:
+        means = means.contiguous()
+        ctx.save_for_backward(means, weight)
+        ctx.weight, ctx.rows, ctx.kv_heads = weight, rows, kv_heads
+        y = means.new_empty(*means.shape[:2], rows.size // kv_heads)
+        _by_head(means, rows.of(weight), y, means.shape[1] // kv_heads, back=False)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, errors: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
+        means, weight = ctx.saved_tensors
+        errors, of_means = errors.contiguous(), torch.empty_like(means)
+        shared, dim = means.shape[1] // ctx.kv_heads, errors.shape[2]
+        _by_head(errors, ctx.rows.of(weight), of_means, shared, back=True)
+        each = zip(errors.split(shared, dim=1), means.split(shared, dim=1), strict=True)
+        left = [
+            Left(Rows(ctx.rows.first + head * dim, dim), *factors)
+            for head, factors in enumerate(each)
+        ]
+        return of_means, _leave(ctx.weight, left), None, None
+
+
+def _by_head(x: Tensor, weight: Tensor, y: Tensor, shared: int, back: bool) -> None:
+    """Each head of x (B, H, size) times its weight, ``back``, or its transpose, into y.
+
+    The weights lie one after the other, each for so many heads.
+    """
+    (batch, heads, size), wide = x.shape, y.shape[2]
+    out, into = (size, wide) if back else (wide, size)
+    said = _Product(
+        *(x.data_ptr(), weight.data_ptr(), y.data_ptr()),
+        *(batch, into, out, x.stride(0), y.stride(0), heads, size, wide, shared),
+    )
+    _library().multiply(ctypes.addressof(said), back, torch.get_num_threads())
+
+
+def some_rows(weight: Tensor, rows: Rows) -> Tensor:
+    """Some rows of a weight, (out, in), whose gradient is left with it where it keeps factors."""
+    of: Tensor = _SomeRows.apply(weight, rows)  # type: ignore[no-untyped-call]
+    return of
+
+
+class _SomeRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, rows: Rows) -> Tensor:
+        ctx.weight, ctx.rows = weight, rows
+        return rows.of(weight)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None]:
+        return _leave(ctx.weight, [Left(ctx.rows, None, gradient.contiguous())]), None
 
 
 def project(x: Tensor, weight: Tensor) -> Tensor:
@@ -132,36 +255,63 @@ class _Project(torch.autograd.Function):
         return None, _product(errors.t().contiguous(), x, back=True)
 
 
-def can_norm(x: Tensor, weight: Tensor) -> bool:
-    """Whether ``rms_norm`` takes rows x (..., C), to be multiplied by a weight (C,) then."""
+def few(x: Tensor, *others: Tensor) -> bool:
+    """Whether ``rms_norm`` and ``activate`` take rows x (..., size), with such a factor (size,)."""
     rows = x.numel() // max(1, x.shape[-1])
-    return 0 < rows <= MOST_ROWS and _of_float32(x, weight) and kernels.available()
+    return 0 < rows <= MOST_ROWS and _of_float32(x, *others) and kernels.available()
 
 
-def rms_norm(x: Tensor, eps: float) -> Tensor:
-    """x (..., C) over its root mean square, the square with ``eps`` added."""
-    y: Tensor = _RMSNorm.apply(x, eps)  # type: ignore[no-untyped-call]
+def rms_norm(x: Tensor, factor: Tensor, eps: float) -> Tensor:
+    """x (..., C) over its root mean square, the square with ``eps`` added, times a factor (C,)."""
+    y: Tensor = _RMSNorm.apply(x, factor, eps)  # type: ignore[no-untyped-call]
     return y
 
 
 class _RMSNorm(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, eps: float) -> Tensor:
-        x = x.contiguous()
+    def forward(ctx: Any, x: Tensor, factor: Tensor, eps: float) -> Tensor:
+        x, factor = x.contiguous(), factor.contiguous()
         y, by = torch.empty_like(x), x.new_empty(x.shape[:-1])
         sizes = by.numel(), x.shape[-1]
-        _library().rms_norm(x.data_ptr(), *sizes, eps, y.data_ptr(), by.data_ptr())
-        ctx.save_for_backward(y, by)
+        _library().rms_norm(*_addresses(x, factor), *sizes, eps, *_addresses(y, by))
+        ctx.save_for_backward(x, factor, by)
         return y
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, wanted: Tensor) -> tuple[Tensor, None]:
-        (y, by), wanted = ctx.saved_tensors, wanted.contiguous()
-        of_x = torch.empty_like(y)
-        addresses = (of.data_ptr() for of in (y, by, wanted))
-        _library().rms_norm_back(*addresses, by.numel(), y.shape[-1], of_x.data_ptr())
-        return of_x, None
+    def backward(ctx: Any, wanted: Tensor) -> tuple[Tensor, Tensor, None]:
+        x, factor, by = ctx.saved_tensors
+        wanted, of_x, of_factor = wanted.contiguous(), torch.empty_like(x), torch.empty_like(factor)
+        given = _addresses(x, factor, by, wanted)
+        _library().rms_norm_back(*given, by.numel(), x.shape[-1], *_addresses(of_x, of_factor))
+        return of_x, of_factor, None
+
+
+def activate(x: Tensor, activation: Activation, gated: bool) -> Tensor:
+    """``layers.activate``: activated rows x (..., size), or (..., 2 size) where ``gated``."""
+    y: Tensor = _Activate.apply(x, activation, gated)  # type: ignore[no-untyped-call]
+    return y
+
+
+class _Activate(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, activation: Activation, gated: bool) -> Tensor:
+        x = x.contiguous()
+        size = x.shape[-1] // 2 if gated else x.shape[-1]
+        ctx.save_for_backward(x)
+        ctx.how = x.numel() // x.shape[-1], size, kernels.ACTIVATIONS[activation], gated
+        y = x.new_empty(*x.shape[:-1], size)
+        _library().activate(x.data_ptr(), None, *ctx.how, y.data_ptr(), torch.get_num_threads())
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, wanted: Tensor) -> tuple[Tensor, None, None]:
+        (x,), wanted = ctx.saved_tensors, wanted.contiguous()
+        of_x = torch.empty_like(x)
+        given = x.data_ptr(), wanted.data_ptr(), *ctx.how, of_x.data_ptr()
+        _library().activate(*given, torch.get_num_threads())
+        return of_x, None, None
 
 
 def padded(texts: Sequence[Tensor]) -> Tensor:
@@ -179,7 +329,7 @@ def padded(texts: Sequence[Tensor]) -> Tensor:
 
 
 def keep_factors(parameter: nn.Parameter) -> None:
-    """From now on ``multiply`` leaves this weight's gradient as factors, for ``take_factors``.
+    """From now on what is above leaves this weight's gradient as factors, for ``take_factors``.
 
     Until these are taken, ``backward`` and nothing else may go through it, once, and nobody may
     change what the factors are: they are no copies.
@@ -188,44 +338,99 @@ def keep_factors(parameter: nn.Parameter) -> None:
         parameter.factors = []  # type: ignore[attr-defined]
 
 
-def take_factors(parameter: nn.Parameter) -> Pair | None:
-    """What was left since ``keep_factors``, and no longer: (n, out) and (n, in), if anything.
+def take_factors(parameter: nn.Parameter) -> list[Left]:
+    """What was left since ``keep_factors``, and no longer.
 
-    The first one's transpose times the second is to be added to ``parameter.grad``.
+    All of it is to be added to ``parameter.grad``.
     """
-    factors: list[Pair] | None = parameter.__dict__.pop("factors", None)
-    if not factors:
-        return None
-    if len(factors) == 1:
-        return factors[0]
-    errors, inputs = (torch.cat(of) for of in zip(*factors, strict=True))
-    return errors, inputs
+    left: list[Left] = parameter.__dict__.pop("factors", [])
+    return left
+
+
+class Moments(NamedTuple):
+    """A weight (out, in), its moments, and what its gradient is: the sum of what is left of it.
+
+    And of ``gradient``, if that is not None.
+    """
+
+    weight: Tensor
+    mean: Tensor
+    square: Tensor
+    left: Sequence[Left]
+    gradient: Tensor | None
+    step: int
 
 
 def adamw(
-    weight: Tensor,
-    mean: Tensor,
-    square: Tensor,
-    factors: Pair,
+    each: Sequence[Moments],
     *,
-    step: int,
     lr: float,
     betas: tuple[float, float],
     weight_decay: float,
     eps: float,
 ) -> None:
-    """One step of AdamW (see ``training.AdamW``), the ``step``-th, down a gradient of factors.
+    """A step of AdamW (see ``training.AdamW``) for each weight, the ``step``-th of it.
 
-    ``weight`` (out, in) and its moments are changed in place.
+    Weights and moments are changed in place.
     """
-    errors, inputs = (of if of.stride(1) == 1 else of.contiguous() for of in factors)
-    first, second = (1 - beta**step for beta in betas)
-    said = _Step(
-        *(of.data_ptr() for of in (errors, inputs, weight, mean, square)),
-        *(len(errors), weight.shape[1], weight.shape[0], errors.stride(0), inputs.stride(0)),
-        *(1 - lr * weight_decay, 1 - betas[0], 1 - betas[1], lr / first, second**-0.5, eps),
+    steps, kept = list[_Step](), list[object]()
+    for of in each:
+        first, second = (1 - beta**of.step for beta in betas)
+        how = 1 - lr * weight_decay, 1 - betas[0], 1 - betas[1], lr / first, second**-0.5, eps
+        for rows, factors, gradient in _by_rows(of):
+            said = (_Factors * len(factors))(*map(_told_of, factors))
+            kept += [said, gradient]
+            changed = _addresses(*(rows.of(one) for one in (of.weight, of.mean, of.square)))
+            written = None if gradient is None else gradient.data_ptr()
+            product = ctypes.addressof(said), len(factors), of.weight.shape[1], rows.size
+            steps.append(_Step(*changed, written, *product, *how))
+    together = (_Step * len(steps))(*steps)
+    _library().adamw(ctypes.addressof(together), len(steps), torch.get_num_threads())
+
+
+def _by_rows(of: Moments) -> list[tuple[Rows, list[Left], Tensor | None]]:
+    """Rows that have the same factors, with these and what of their gradient is written down.
+
+    Where rows overlap otherwise, or some are in none, the whole gradient is written down.
+    """
+    found: dict[Rows, tuple[list[Left], list[Tensor]]] = {}
+    for part in of.left:
+        factors, written = found.setdefault(part.rows, ([], []))
+        if part.errors is None:
+            written.append(part.inputs)
+        else:
+            factors.append(part)
+    everything, at = Rows(0, len(of.weight)), 0
+    if not found and of.gradient is not None:
+        return [(everything, [], of.gradient.contiguous())]
+    for rows in sorted(found):
+        at = rows.first + rows.size if rows.first == at else -1
+    if at != len(of.weight):
+        gradient = torch.zeros_like(of.weight) if of.gradient is None else of.gradient.clone()
+        for part in of.left:
+            part.rows.of(gradient).add_(part.multiplied_out())
+        return [(everything, [], gradient)]
+    if of.gradient is not None:
+        for rows, (_, written) in found.items():
+            written.append(rows.of(of.gradient))
+    return [
+        (rows, factors, sum(written[1:], written[0]).contiguous() if written else None)
+        for rows, (factors, written) in found.items()
+    ]
+
+
+def _told_of(part: Left) -> _Factors:
+    errors, inputs = part.errors, part.inputs
+    assert errors is not None
+    strides = errors.stride(0), inputs.stride(0)
+    several = (
+        (1, 0, 0) if inputs.dim() == 2 else (inputs.shape[1], errors.stride(1), inputs.stride(1))
     )
-    _library().adamw(ctypes.addressof(said), torch.get_num_threads())
+    return _Factors(*_addresses(errors, inputs), len(inputs), *strides, *several)
+
+
+def _addresses(*tensors: Tensor) -> tuple[int, ...]:
+    return tuple(of.data_ptr() for of in tensors)
 
 
 @dataclass(frozen=True)
@@ -242,11 +447,18 @@ class Seen:
     position: Tensor
 
     @staticmethod
-    def of(seen: Tensor, position: Tensor) -> Seen:
-        """``seen`` (B, T), bool, as ``Attention.sees_from`` says it."""
-        starts = torch.zeros(len(seen) + 1, dtype=torch.int64)
-        torch.cumsum(seen.sum(1), 0, out=starts[1:])
-        return Seen(starts, seen.byte().argmax(1), position.long().contiguous())
+    def of(position: Tensor, length: int, causal: bool, window: int | None) -> Seen:
+        """What is seen from a position (B,) of texts of some length, as ``Attention`` has it."""
+        position = position.long().contiguous()
+        first, last = torch.zeros_like(position), position
+        if window is not None:
+            first = (position - window + 1).clamp_min_(0)
+        if not causal:
+            end = torch.full_like(position, length - 1)
+            last = end if window is None else torch.minimum(position + window - 1, end)
+        starts = position.new_zeros(len(position) + 1)
+        torch.cumsum((last - first + 1).clamp_min_(0), 0, out=starts[1:])
+        return Seen(starts, first, position)
 
     def __len__(self) -> int:
         return int(self.starts[-1])

@@ -21,8 +21,6 @@ enum { KEYS = 32 };
 /* What stands for zero among the unsigned integers. */
 enum { ZERO = 128 };
 
-enum { NO_ACTIVATION = 0, SILU = 1, GELU = 2 };
-
 /* Of what these functions are given, as kernels.py has it too; 0 if this processor cannot run them. */
 EXPORT int version(void)
 {
@@ -30,20 +28,14 @@ EXPORT int version(void)
     const int can = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                     __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
                     __builtin_cpu_supports("avx512vnni");
-    return can ? 2 : 0;
+    return can ? 3 : 0;
 }
 
-/* x * sigmoid(x), or GELU by its tanh formula, which is x * sigmoid(2 sqrt(2 / pi) (x + ...)). */
 INLINE __m512 activated(__m512 x, const int activation)
 {
     if (activation == NO_ACTIVATION)
         return x;
-    __m512 z = x;
-    if (activation == GELU) {
-        __m512 cubic = _mm512_mul_ps(_mm512_mul_ps(x, x), _mm512_set1_ps(0.044715f));
-        z = _mm512_mul_ps(_mm512_fmadd_ps(cubic, x, x), _mm512_set1_ps(1.5957691216f));
-    }
-    __m512 e = exponential(_mm512_sub_ps(_mm512_setzero_ps(), z));
+    __m512 e = exponential(_mm512_sub_ps(_mm512_setzero_ps(), within(x, activation)));
     return _mm512_div_ps(x, _mm512_add_ps(e, _mm512_set1_ps(1.0f)));
 }
 

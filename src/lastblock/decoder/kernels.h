@@ -1,4 +1,4 @@
-/* What both files of kernels are made of: lanes, softmax, turned halves, borrowed threads.
+/* What both files of kernels are made of: lanes, activations, softmax, turned halves, borrowed threads.
  *
  * Knows no Python and no torch.
  */
@@ -64,6 +64,19 @@ INLINE __m512 exponential(__m512 x)
     p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(5.0000001201e-1f));
     p = _mm512_fmadd_ps(_mm512_mul_ps(r, r), p, _mm512_add_ps(r, one));
     return _mm512_scalef_ps(p, n);
+}
+
+/* An activation is x * sigmoid(within x): SiLU; or GELU by its tanh formula. */
+enum { NO_ACTIVATION = 0, SILU = 1, GELU = 2 };
+#define TANH 1.5957691216f /* 2 sqrt(2 / pi) */
+#define CUBIC 0.044715f
+
+INLINE __m512 within(__m512 x, const int activation)
+{
+    if (activation != GELU)
+        return x;
+    const __m512 cubic = _mm512_mul_ps(_mm512_mul_ps(x, x), _mm512_set1_ps(CUBIC));
+    return _mm512_mul_ps(_mm512_fmadd_ps(cubic, x, x), _mm512_set1_ps(TANH));
 }
 
 /* Scores of keys ``low`` to ``high``, of which ``from`` to ``to`` are seen -> e^(score - largest),

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-_VERSION = 2  # of what the functions are given, as kernels.c has it too
+_VERSION = 3  # of what the functions are given, as kernels.c has it too
 # A panel of a weight is so many of its rows; four integers of each row stand together.
 _PANEL = 64
 # Inputs are taken up so many at a time.
@@ -27,7 +27,7 @@ _LANES = 16
 # A text up to so long is read fast enough by fewer threads than there are.
 _SHORT = 512
 Pair = tuple[Tensor, Tensor]
-_ACTIVATIONS = {None: 0, "silu": 1, "gelu_tanh": 2}
+ACTIVATIONS = {None: 0, "silu": 1, "gelu_tanh": 2}
 
 
 class _Layer(ctypes.Structure):
@@ -70,14 +70,17 @@ def library() -> ctypes.CDLL | None:
             library.attend.argtypes = [address, address, number]
             library.self_attention.argtypes = [*[address] * 5, number]
             library.multiply.argtypes = [address, ctypes.c_int, number]
-            library.adamw.argtypes = [address, number]
+            library.adamw.argtypes = [address, number, number]
             library.normed.argtypes = [
                 *(address, number, address, ctypes.c_float, ctypes.c_int, address, number)
             ]
             library.rms_norm.argtypes = [
-                *(address, number, number, ctypes.c_float, address, address)
+                *(address, address, number, number, ctypes.c_float, address, address)
             ]
-            library.rms_norm_back.argtypes = [address, address, address, number, number, address]
+            library.rms_norm_back.argtypes = [*[address] * 4, number, number, address, address]
+            library.activate.argtypes = [
+                *(address, address, number, number, ctypes.c_int, ctypes.c_int, address, number)
+            ]
             library.pad.argtypes = [address, address, number, number, address, number]
             library.attend_from.argtypes = [*[address] * 3, number]
             library.attend_from_back.argtypes = [*[address] * 5, number]
@@ -137,7 +140,7 @@ class Packed:
         self._kept += [torch.empty(0) if factor is None else factor.float().contiguous()]
         addresses = [of.data_ptr() or None for of in self._kept]
         eps = -1.0 if eps is None else eps
-        self._layer = _Layer(*addresses, eps, _ACTIVATIONS[activation], gated, size, self.outputs)
+        self._layer = _Layer(*addresses, eps, ACTIVATIONS[activation], gated, size, self.outputs)
 
     @property
     def address(self) -> int:

@@ -31,6 +31,7 @@ from torch.nn import functional as F
 
 from lastblock.decoder import few_rows, kernels
 from lastblock.decoder.config import Activation, DecoderConfig, Rope
+from lastblock.decoder.few_rows import Rows
 
 RotaryTables = tuple[Tensor, Tensor]  # cos and sin, each (T, D)
 KeysValues = tuple[Tensor, Tensor]  # each (B, T, K, D)
@@ -51,8 +52,9 @@ class RMSNorm(nn.Module):
         self.eps, self.offset = eps, offset
 
     def forward(self, x: Tensor) -> Tensor:
-        if few_rows.can_norm(x, self.weight):
-            return with_factors(few_rows.rms_norm(x, self.eps), self)
+        if few_rows.few(x, self.weight):
+            factor = self.weight + self.offset if self.offset else self.weight
+            return few_rows.rms_norm(x, factor, self.eps)
         if not self.offset and x.dtype == self.weight.dtype:
             return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
         # In 16 bits the sum would lose the weight; in mixed precision x alone is of 16 bits.
@@ -60,15 +62,19 @@ class RMSNorm(nn.Module):
         return F.rms_norm(x.float(), weight.shape, weight, self.eps).to(x.dtype)
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None, only: Rows | None = None) -> Tensor:
     """``F.linear``: x (..., in), weight (out, in), bias (out,) -> (..., out).
 
-    A few rows of float32 are multiplied in C by a weight in one piece; by another, and where there
-    are no kernels, as (W x^T)^T, for which MKL has a kernel up to three times as fast.
+    Or of ``only`` some rows of weight and bias. A few rows of float32 are multiplied in C by a
+    weight in one piece; by another, and where there are no kernels, as (W x^T)^T, for which MKL has
+    a kernel up to three times as fast.
     """
-    rows = x.numel() // x.shape[-1]
-    if few_rows.can_multiply(x, weight):
-        y = few_rows.multiply(x, weight)
+    rows, in_c = x.numel() // x.shape[-1], few_rows.can_multiply(x, weight)
+    if only is not None:
+        bias = None if bias is None else only.of(bias)
+        weight = weight if in_c else only.of(weight)
+    if in_c:
+        y = few_rows.multiply(x, weight, only)
         return y if bias is None else y + bias
     if rows not in FEW_ROWS or x.dtype != torch.float32:
         return F.linear(x, weight, bias)
@@ -96,6 +102,8 @@ class Linear(nn.Linear):
 
 def activate(y: Tensor, activation: Activation, gated: bool) -> Tensor:
     """``activation`` of y (..., out); where gated of its first half, times the second."""
+    if few_rows.few(y):
+        return few_rows.activate(y, activation, gated)
     if gated:
         gate, up = y.chunk(2, dim=-1)
         return activate(gate, activation, gated=False).mul_(up)
@@ -358,7 +366,6 @@ class Attention(nn.Module):
         here: Tensor,
         x: Tensor,
         norm: nn.Module,
-        seen: Tensor,
         position: Tensor,
         rotary: RotaryTables | None,
     ) -> Tensor:
@@ -371,33 +378,35 @@ class Attention(nn.Module):
             here: the inputs at the asked positions, (B, C).
             x: the states of all tokens, (B, T, C), before the norm.
             norm: the norm before this layer, of which ``here`` is a result already.
-            seen: which tokens are seen, (B, T), bool; see ``sees_from``.
             position: the asked positions, (B,).
             rotary: tables for T positions, if any.
         """
-        kv_width = self.kv_heads * self.head_dim
-        widths = [self.heads * self.head_dim, kv_width, kv_width]
-        q_weight, k_weight, v_weight = self.qkv.weight.split(widths)
-        bias = self.qkv.bias
-        q_bias, k_bias, v_bias = (None, None, None) if bias is None else bias.split(widths)
-        q = linear(here, q_weight, q_bias).unflatten(-1, (-1, self.head_dim))  # (B, H, D)
-        mean = self._means(q, x, norm, k_weight, k_bias, seen, position, rotary)  # (B, H, C)
-        mean = mean.unflatten(1, (self.kv_heads, -1)).transpose(0, 1)  # (K, B, H/K, C)
-        v_weight = v_weight.contiguous()  # GPT-2's lies the other way until it has been saved
-        y = torch.bmm(mean.flatten(1, 2), v_weight.unflatten(0, (self.kv_heads, -1)).mT)
-        y = y.unflatten(1, (len(x), -1)).transpose(0, 1)  # (B, K, H/K, D)
-        if v_bias is not None:
-            y = y + v_bias.view(self.kv_heads, 1, self.head_dim)
-        return self.out(y.flatten(1))
+        weight, bias = self.qkv.weight, self.qkv.bias
+        wide, kv_wide = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        of_keys, of_values = Rows(wide, kv_wide), Rows(wide + kv_wide, kv_wide)
+        q = linear(here, weight, bias, Rows(0, wide)).unflatten(
+            -1, (-1, self.head_dim)
+        )  # (B, H, D)
+        mean = self._means(q, x, norm, of_keys, position, rotary)  # (B, H, C)
+        if few_rows.can_multiply(mean[:, 0], weight):
+            y = few_rows.values(mean, weight, of_values, self.kv_heads)
+        else:
+            mean = mean.unflatten(1, (self.kv_heads, -1)).transpose(0, 1)  # (K, B, H/K, C)
+            v_weight = of_values.of(weight).contiguous()  # GPT-2's lies the other way until saved
+            y = torch.bmm(mean.flatten(1, 2), v_weight.unflatten(0, (self.kv_heads, -1)).mT)
+            y = y.unflatten(1, (len(x), -1)).transpose(0, 1).flatten(1)  # (B, H * D)
+        if bias is not None:
+            # The heads that share a value head have its bias.
+            v_bias = of_values.of(bias).view(self.kv_heads, 1, self.head_dim)
+            y = y + v_bias.expand(-1, self.heads // self.kv_heads, -1).flatten()
+        return self.out(y)
 
     def _means(
         self,
         q: Tensor,
         x: Tensor,
         norm: nn.Module,
-        k_weight: Tensor,
-        k_bias: Tensor | None,
-        seen: Tensor,
+        of_keys: Rows,
         position: Tensor,
         rotary: RotaryTables | None,
     ) -> Tensor:
@@ -406,16 +415,21 @@ class Attention(nn.Module):
         Weighted by attention of queries q, (B, H, D), without norm and position; see
         ``forward_at``. In C where x is frozen: torch's operations also know gradients of it.
         """
+        weight, bias = self.qkv.weight, self.qkv.bias
+        k_bias = None if bias is None else of_keys.of(bias)
         if few_rows.can_attend(q, x):
             assert isinstance(norm, nn.LayerNorm | RMSNorm)
-            which = few_rows.Seen.of(seen, position)
+            which = few_rows.Seen.of(position, x.shape[1], self.causal, self.window)
             plain = few_rows.normed(x, which, norm.eps, centred=isinstance(norm, nn.LayerNorm))
-            weight, shift = _taking_in(norm, k_weight, k_bias)
-            k = few_rows.project(plain, weight)
+            k_weight, shift = _taking_in(norm, few_rows.some_rows(weight, of_keys), k_bias)
+            k = few_rows.project(plain, k_weight)
             q, k = self._normed(q, k if shift is None else k + shift)
             return with_factors(few_rows.attend_from(q, k, plain, which, self.scale, rotary), norm)
+        there = torch.arange(x.shape[1], device=position.device)
+        seen = _sees(position[:, None], there, self.causal, self.window)  # (B, T)
         read = x.flatten(0, 1) if bool(seen.all()) else x[seen]  # (N, C)
-        k = _in_place(linear_of_norm(read, norm, k_weight, k_bias), seen)  # (B, T, K * D)
+        k = linear_of_norm(read, norm, of_keys.of(weight), k_bias)
+        k = _in_place(k, seen)  # (B, T, K * D)
         q, k = self._normed(q, k)
         if rotary is not None:
             cos, sin = (table.unsqueeze(1) for table in rotary)
@@ -432,11 +446,6 @@ class Attention(nn.Module):
         if self.q_norm is None or self.k_norm is None:
             return q, k
         return self.q_norm(q), self.k_norm(k)
-
-    def sees_from(self, position: Tensor, length: int) -> Tensor:
-        """Which of ``length`` tokens one position of each text sees: (B,) -> (B, T), bool."""
-        there = torch.arange(length, device=position.device)
-        return _sees(position[:, None], there, self.causal, self.window)
 
     def _mask(self, queries: int, keys: int, device: torch.device) -> Tensor | None:
         """(T, S + T), true where seen; None where each token sees those before it, or all."""
@@ -502,9 +511,6 @@ class Block(nn.Module):
         What is not seen from there, padding for one, costs nothing.
         """
         here = x[torch.arange(x.shape[0], device=x.device), position]
-        seen = self.attn.sees_from(position, x.shape[1])
-        attended = self.attn.forward_at(
-            self.attn_norm(here), x, self.attn_norm, seen, position, rotary
-        )
+        attended = self.attn.forward_at(self.attn_norm(here), x, self.attn_norm, position, rotary)
         here = here + self.attn_post_norm(attended)
         return here + self.mlp_post_norm(self.mlp(self.mlp_norm(here)))
