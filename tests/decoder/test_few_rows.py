@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from lastblock.classifier import SequenceClassifier
-from lastblock.decoder import few_rows
+from lastblock.decoder import few_rows, kernels
 from lastblock.decoder.config import Rope
 from lastblock.decoder.layers import Linear, _sees, rotary_tables, rotate
 from lastblock.training import AdamW
@@ -41,6 +41,28 @@ def test_products_and_their_gradients_equal_float64(rows, out, size):
     _close(y.detach(), exact_x @ exact_weight.T)
     _close(found[0], into.double() @ exact_weight)
     _close(found[1], into.double().T @ exact_x)
+
+
+@pytest.mark.parametrize("rows", [65, 256, 700])
+@pytest.mark.parametrize("only", [None, few_rows.Rows(7, 20)])
+def test_products_of_many_rows_and_their_gradients_equal_float64(rows, only, monkeypatch):
+    monkeypatch.setattr(kernels, "have_faster_products", lambda: True)
+    x, weight = torch.randn(rows, 130).requires_grad_(), nn.Parameter(torch.randn(50, 130))
+    into = torch.randn(rows, 50 if only is None else only.size)
+    assert few_rows.can_multiply(x, weight)
+    y = few_rows.multiply(x, weight, only)
+    found = torch.autograd.grad((y * into).sum(), (x, weight))
+    exact = [of.detach().double().requires_grad_() for of in (x, weight)]
+    said = exact[0] @ (exact[1] if only is None else only.of(exact[1])).T
+    _close(y.detach(), said.detach())
+    for mine, its in zip(found, torch.autograd.grad((said * into).sum(), exact), strict=True):
+        _close(mine, its)
+    # What is left of the gradient is as large as the weight, not as what it is a product of.
+    few_rows.keep_factors(weight)
+    (few_rows.multiply(x, weight, only) * into).sum().backward()
+    (left,) = few_rows.take_factors(weight)
+    assert left.errors is None
+    _close(left.inputs, found[1].double() if only is None else only.of(found[1]).double())
 
 
 @pytest.mark.parametrize("rows", [1, 7, 65, 530, 1100])
@@ -97,7 +119,8 @@ def test_rows_may_lie_anywhere():
     _close(few_rows.multiply(standing.T, weight), standing.T.double() @ weight.double().T)
 
 
-def test_what_is_not_for_them_is_torch_s():
+def test_what_is_not_for_them_is_torch_s(monkeypatch):
+    monkeypatch.setattr(kernels, "have_faster_products", lambda: False)
     x, weight = torch.randn(4, 30), torch.randn(20, 30)
     assert few_rows.can_multiply(x, weight)
     assert not few_rows.can_multiply(torch.randn(few_rows.MOST_ROWS + 1, 30), weight)

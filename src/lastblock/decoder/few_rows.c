@@ -105,6 +105,8 @@ INLINE void dot_tile(const int rows, const int outputs, const float *x, int64_t 
 TARGET static void dots(const float *x, int64_t x_row, int64_t n, const float *w, int64_t w_row,
                         int64_t out, int64_t size, float *y, int64_t y_row)
 {
+    for (; n > AT_ONCE; n -= AT_ONCE, x += AT_ONCE * x_row, y += AT_ONCE * y_row)
+        dots(x, x_row, AT_ONCE, w, w_row, out, size, y, y_row);
     for (int64_t block = 0; block < out; block += BLOCK) {
         const int64_t end = least(block + BLOCK, out);
         for (int64_t r = 0; r < n; r += ROWS) {

@@ -23,7 +23,8 @@ from lastblock.decoder import kernels
 from lastblock.decoder.config import Activation
 
 Pair = tuple[Tensor, Tensor]
-# Of more rows MKL's products are as fast.
+# Of more rows MKL's products are as fast, on most processors; and a gradient is smaller than what
+# it is a product of.
 MOST_ROWS = 64
 
 
@@ -93,10 +94,11 @@ def _of_float32(*tensors: Tensor) -> bool:
 
 
 def can_multiply(x: Tensor, weight: Tensor) -> bool:
-    """Whether ``multiply`` takes these."""
+    """Whether ``multiply`` takes these, and is the faster way."""
     rows = x.numel() // x.shape[-1]
     return (
-        0 < rows <= MOST_ROWS
+        rows > 0
+        and (rows <= MOST_ROWS or kernels.have_faster_products())
         and _of_float32(x, weight)
         and weight.is_contiguous()
         and kernels.available()
@@ -107,7 +109,7 @@ def multiply(x: Tensor, weight: Tensor, rows: Rows | None = None) -> Tensor:
     """x (..., in) times the transpose of a weight, (out, in), contiguous -> (..., out).
 
     Or of some rows of it. Where the weight is a parameter that keeps factors, its gradient is left
-    as those.
+    as those, of few rows of x.
     """
     flat = x.reshape(-1, x.shape[-1])
     rows = rows or Rows(0, len(weight))
@@ -130,6 +132,11 @@ def _product(x: Tensor, weight: Tensor, back: bool) -> Tensor:
     )
     _library().multiply(ctypes.addressof(said), back, torch.get_num_threads())
     return y
+
+
+def _gradient(errors: Tensor, x: Tensor) -> Tensor:
+    """What errors (n, out) and inputs (n, in) of a product come to: (out, in)."""
+    return _product(errors.t().contiguous(), x.contiguous(), back=True)
 
 
 def _leave(weight: Tensor, left: Sequence[Left]) -> Tensor | None:
@@ -162,7 +169,10 @@ class _Multiply(torch.autograd.Function):
             of_x = _product(errors, ctx.rows.of(weight), back=True)
         if not ctx.needs_input_grad[1]:
             return of_x, None, None
-        return of_x, _leave(ctx.weight, [Left(ctx.rows, _lying(errors), _lying(x))]), None
+        left = Left(ctx.rows, _lying(errors), _lying(x))
+        if len(x) > MOST_ROWS:
+            left = Left(ctx.rows, None, _gradient(errors, x))
+        return of_x, _leave(ctx.weight, [left]), None
 
 
 def values(means: Tensor, weight: Tensor, rows: Rows, kv_heads: int) -> Tensor:
@@ -252,7 +262,7 @@ class _Project(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, errors: Tensor) -> tuple[None, Tensor]:
         (x,) = ctx.saved_tensors
-        return None, _product(errors.t().contiguous(), x, back=True)
+        return None, _gradient(errors, x)
 
 
 def few(x: Tensor, *others: Tensor) -> bool:

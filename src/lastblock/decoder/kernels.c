@@ -12,6 +12,8 @@
 
 #ifdef CAN_BUILD
 
+#include <cpuid.h>
+
 /* A product's tile is so many rows of so many columns: 24 sums, which stay in registers. */
 enum { ROWS = 6, COLUMNS = 64 };
 /* Rows whose integers are kept together, so that they and a panel of the weight stay in cache. */
@@ -37,6 +39,17 @@ INLINE __m512 activated(__m512 x, const int activation)
         return x;
     __m512 e = exponential(_mm512_sub_ps(_mm512_setzero_ps(), within(x, activation)));
     return _mm512_div_ps(x, _mm512_add_ps(e, _mm512_set1_ps(1.0f)));
+}
+
+/* Whether this is AMD's Zen 5 or later, which takes 512 bits at a time. MKL, that torch multiplies with,
+ * takes 256 on all of AMD's, so that products of float32 are faster here however many rows there are. */
+EXPORT int has_faster_products(void)
+{
+    unsigned int eax, ebx, ecx, edx;
+    if (!__get_cpuid(0, &eax, &ebx, &ecx, &edx) || ebx != signature_AMD_ebx)
+        return 0;
+    __get_cpuid(1, &eax, &ebx, &ecx, &edx);
+    return (eax >> 8 & 0xf) + (eax >> 20 & 0xff) >= 0x1a;
 }
 
 /* ------------------------------------------------------------------------------ threads */

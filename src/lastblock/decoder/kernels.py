@@ -97,6 +97,13 @@ def available() -> bool:
     return library() is not None
 
 
+@cache
+def have_faster_products() -> bool:
+    """Whether products of float32 are faster in C however many rows they have, not of few alone."""
+    found = library()
+    return found is not None and bool(found.has_faster_products())
+
+
 class Packed:
     """A layer of 8-bit integers as the kernel wants it.
 

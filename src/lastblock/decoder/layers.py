@@ -65,9 +65,9 @@ class RMSNorm(nn.Module):
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, only: Rows | None = None) -> Tensor:
     """``F.linear``: x (..., in), weight (out, in), bias (out,) -> (..., out).
 
-    Or of ``only`` some rows of weight and bias. A few rows of float32 are multiplied in C by a
-    weight in one piece; by another, and where there are no kernels, as (W x^T)^T, for which MKL has
-    a kernel up to three times as fast.
+    Or of ``only`` some rows of weight and bias. A few rows of float32, and on some processors any
+    number, are multiplied in C by a weight in one piece; a few by another, and where there are no
+    kernels, as (W x^T)^T, for which MKL has a kernel up to three times as fast.
     """
     rows, in_c = x.numel() // x.shape[-1], few_rows.can_multiply(x, weight)
     if only is not None:

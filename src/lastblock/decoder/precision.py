@@ -193,16 +193,25 @@ def set_precision(
         embed: turn the embeddings too.
     """
     decoder.forget()
+    stored = {parameter.data_ptr() for parameter in decoder.parameters()}
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
     for name, module in decoder.named_children():
         if embed and name.startswith("embed"):
             module.to(dtype)
     for block in decoder.blocks[:blocks]:
         block.to(dtype)
+        for module in block.modules() if precision == "float32" else ():
+            if isinstance(module, nn.Linear):
+                # GPT-2's lies the other way until it has been saved, and is multiplied otherwise.
+                module.weight.data = module.weight.data.contiguous()
     if precision == "int8":
         if sample is None:
             raise ValueError("int8 wants a sample of text")
         _to_int8(decoder, blocks, sample)
+        for parameter in decoder.parameters():
+            # Else the little that is not rounded keeps the whole file mapped that it was read from.
+            if parameter.data_ptr() in stored:
+                parameter.data = parameter.data.clone()
 
 
 def precision_facts(decoder: Decoder, blocks: int, precision: Precision) -> str:
@@ -237,9 +246,6 @@ def _to_int8(decoder: Decoder, blocks: int, sample: Tensor) -> None:
         with _largest_inputs(block) as largest:
             x = decoder.run(x, index, index + 1)
         _round(block, largest)
-    for parameter in decoder.parameters():
-        # Else the little that is not rounded keeps the whole file mapped that it was read from.
-        parameter.data = parameter.data.clone()
 
 
 @contextmanager
