@@ -225,6 +225,21 @@ def test_learns_what_can_be_learnt_and_keeps_the_best_epoch() -> None:
     assert [p["step"] for p in history.losses] == list(range(0, 320, 2))
 
 
+def test_epochs_are_looked_at_anyway_and_may_be_all_there_is_to_see() -> None:
+    classifier, part, few = SequenceClassifier(random_decoder(), 3), random_part(24), random_part(7)
+    store = ActivationStore()
+    store.fill(classifier, [*part.sequences, *few.sequences])
+    settings = dataclasses.replace(SETTINGS, eval_steps=0, epochs=3, keep_best=False)
+    history = train_tail(classifier, store, part, few, settings, torch.Generator(), Silent())
+    steps = [point["step"] for point in history.accuracies]
+    assert [point["step"] for point in history.losses] == [0, *steps]
+    assert [point["examples_seen"] for point in history.losses] == [4, 24, 48, 72]
+    loss, accuracy = loss_and_accuracy(classifier, store, few)
+    assert history.losses[-1]["validation_loss"] == pytest.approx(loss)
+    assert history.accuracies[-1]["validation_accuracy"] == pytest.approx(accuracy)
+    assert all(0 < point["train_loss"] < 3 for point in history.losses)
+
+
 def test_the_last_incomplete_batch_is_dropped_where_asked() -> None:
     classifier = SequenceClassifier(random_decoder(), 3)
     part, store = random_part(10), ActivationStore()

@@ -542,7 +542,8 @@ class Settings:
     """What a recipe resolved to: every choice of a fit, as it is saved with the model.
 
     ``decay`` is what the learning rate does after ``warmup`` (a share of all steps): "none" or
-    "cosine" to zero. ``eval_texts`` texts of each part are judged every ``eval_steps`` steps.
+    "cosine" to zero. ``eval_texts`` texts of each part are judged every ``eval_steps`` steps; where
+    that is 0 after the first one, and the whole validation part after each epoch.
     ``keep_best`` keeps the epoch with the lowest validation loss rather than the last. A probe sees
     the mean states after ``summary_depths`` blocks; without any there is none, and no ``lexicon``,
     which is whether words have a say of their own. The decoder reads

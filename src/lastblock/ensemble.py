@@ -170,7 +170,7 @@ def _out_of_fold(
     """The tail's logits (n, n_classes) for each training text, trained without its fold."""
     trained = classifier.tail_state()
     # Nobody looks at these trainings' losses.
-    settings = dataclasses.replace(settings, eval_steps=1_000_000_000, eval_texts=1)
+    settings = dataclasses.replace(settings, eval_steps=0, eval_texts=1)
     logits = torch.empty(len(train), classifier.head.out_features)
     for fit, held in folds(train.tensors()[0], FOLDS, train.of):
         classifier.load_tail_state(untrained)

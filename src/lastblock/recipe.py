@@ -204,7 +204,7 @@ def _auto(decoder: DecoderConfig, lengths: Sequence[int], _: float) -> dict[str,
         "warmup": 0.1,
         "decay": "cosine",
         "drop_last": False,
-        "eval_steps": max(1, len(lengths) // (AUTO_BATCH * 2)),  # once or twice an epoch
+        "eval_steps": 0,
         "eval_texts": 64,
         "keep_best": True,
         "calibrate": True,

@@ -202,7 +202,7 @@ def train_tail(
                     optimizer.lr = settings.learning_rate * learning_rate_at(step, steps, settings)
                     training_step(classifier, store, train.take(rows), optimizer)
                     watch.examples_seen += len(rows)
-                    if step % settings.eval_steps == 0:
+                    if step % (settings.eval_steps or steps) == 0:
                         watch.losses(step)
                     step += 1
                     advance(1)
@@ -272,27 +272,42 @@ class _Watch:
         return loss_and_accuracy(self.classifier, self.store, part)
 
     def losses(self, step: int) -> None:
-        point: dict[str, float | None] = {"step": step, "examples_seen": self.examples_seen}
-        point["train_loss"] = self._measure(self._sample())[0]
-        point["validation_loss"] = None
+        """Judge a few texts of both parts."""
+        validation_loss = None
         if self.validation is not None:
             few = range(min(len(self.validation), self.settings.eval_texts))
-            point["validation_loss"] = self._measure(self.validation.take(few))[0]
-        self.history.losses.append(point)
+            validation_loss = self._measure(self.validation.take(few))[0]
+        self._add_losses(step, self._measure(self._sample())[0], validation_loss)
+
+    def _add_losses(self, step: int, train_loss: float, validation_loss: float | None) -> None:
+        self.history.losses.append(
+            {
+                "step": step,
+                "examples_seen": self.examples_seen,
+                "train_loss": train_loss,
+                "validation_loss": validation_loss,
+            }
+        )
 
     def epoch(self, epoch: int, step: int) -> None:
-        point: dict[str, float | None] = {
-            "epoch": epoch,
-            "step": step,
-            "examples_seen": self.examples_seen,
-            "train_accuracy": self._measure(self._sample())[1],
-            "validation_accuracy": None,
-        }
+        """Judge a few training texts and the whole validation part."""
+        train_loss, train_accuracy = self._measure(self._sample())
+        loss, accuracy = None, None
         if self.validation is not None:
-            loss, point["validation_accuracy"] = self._measure(self.validation)
+            loss, accuracy = self._measure(self.validation)
             if self.settings.keep_best and loss < self.best_loss:
                 self.best_loss, self.best = loss, self.classifier.tail_state()
-        self.history.accuracies.append(point)
+        self.history.accuracies.append(
+            {
+                "epoch": epoch,
+                "step": step,
+                "examples_seen": self.examples_seen,
+                "train_accuracy": train_accuracy,
+                "validation_accuracy": accuracy,
+            }
+        )
+        if not self.settings.eval_steps:
+            self._add_losses(step, train_loss, loss)
 
     def put_back_best(self) -> None:
         if self.best is not None:
