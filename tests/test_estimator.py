@@ -399,7 +399,8 @@ def _small() -> DecoderConfig:
         (1000, None, {}, (32, 1.4e-3)),
         (1000, 8, {}, (8, 1e-3)),
         (1000, None, {"train": "head"}, (16, 5e-3)),
-        (1000, None, {"train": "blocks:2"}, (32, 1.4e-3)),
+        (1499, None, {"train": "blocks:2"}, (32, 1.4e-3)),
+        (1500, None, {}, (48, 1.7e-3)),
     ],
 )
 def test_a_step_is_of_more_texts_where_there_are_many(

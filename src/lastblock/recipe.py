@@ -29,10 +29,11 @@ PROMPT = 'This sentence: "{text}" means in one word: "'
 MOST_PROMPT = 1 / 4
 BARE = "{text}"
 AUTO_BATCH = 16
-# Where so many texts are learnt from, a step is of twice as many, and takes a third longer: most of
-# its time is that of reading and writing the weights. The rate grows with the root, as Adam's
-# should (Malladi et al. 2022, "On the SDEs and Scaling Rules for Adaptive Gradient Algorithms").
-MANY_TEXTS, MANY_BATCH, MANY_RATE = 1000, 2 * AUTO_BATCH, 1.4e-3
+# From so many texts to learn from on, a step is of two or three times as many, and takes a third and
+# two thirds longer: much of its time is that of reading and writing the weights. The rate grows with
+# the root, as Adam's should (Malladi et al. 2022, "On the SDEs and Scaling Rules for Adaptive
+# Gradient Algorithms"). Texts, batch, rate:
+MANY_TEXTS = ((1_500, 3 * AUTO_BATCH, 1.7e-3), (1_000, 2 * AUTO_BATCH, 1.4e-3))
 # What tells int8 how large a decoder's channels get (``set_precision``): of every sort a little.
 SAMPLE = (
     "Hello, could you send me the report by Monday? Thanks: it was 1,234.50 EUR (50% off!) & the "
@@ -101,8 +102,11 @@ def resolve(
     kind, blocks = model.trained
     if train.recipe == "auto":
         chosen |= _TRAINED[kind or "blocks"]
-        if kind in (None, "blocks") and len(lengths) >= MANY_TEXTS and train.batch_size is None:
-            chosen |= {"batch_size": MANY_BATCH, "learning_rate": MANY_RATE}
+        if kind in (None, "blocks") and train.batch_size is None:
+            for texts, batch, rate in MANY_TEXTS:
+                if len(lengths) >= texts:
+                    chosen |= {"batch_size": batch, "learning_rate": rate}
+                    break
     for config in (model, train):
         given = {k: v for k, v in vars(config).items() if v is not None}
         chosen |= given
