@@ -29,9 +29,9 @@ PROMPT = 'This sentence: "{text}" means in one word: "'
 MOST_PROMPT = 1 / 4
 BARE = "{text}"
 AUTO_BATCH = 16
-# From so many texts to learn from on, a step is of two or three times as many, and takes a third and
-# two thirds longer: much of its time is that of reading and writing the weights. The rate grows with
-# the root, as Adam's should (Malladi et al. 2022, "On the SDEs and Scaling Rules for Adaptive
+# From so many texts to learn from on, a step is of two or three times as many, and takes a third or
+# two thirds longer: much of its time is that of reading and writing the weights. The rate grows
+# with the root, as Adam's should (Malladi et al. 2022, "On the SDEs and Scaling Rules for Adaptive
 # Gradient Algorithms"). Texts, batch, rate:
 MANY_TEXTS = ((1_500, 3 * AUTO_BATCH, 1.7e-3), (1_000, 2 * AUTO_BATCH, 1.4e-3))
 # What tells int8 how large a decoder's channels get (``set_precision``): of every sort a little.
