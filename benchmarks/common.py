@@ -7,7 +7,8 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,20 @@ def best_seconds(work: Callable[[], object], repeats: int) -> float:
     """The shortest of several: the one that other programs disturbed least."""
     work()
     return min(seconds_of(work) for _ in range(repeats))
+
+
+@contextmanager
+def torch_alone() -> Iterator[None]:
+    """Without the kernels in C: what plain torch, such as the book's, takes on the same decoder."""
+    taken = "available", "have_faster_products"
+    kept = [getattr(kernels, name) for name in taken]
+    try:
+        for name in taken:
+            setattr(kernels, name, lambda: False)
+        yield
+    finally:
+        for name, function in zip(taken, kept, strict=True):
+            setattr(kernels, name, function)
 
 
 def matrix_rate(shapes: Sequence[tuple[int, int, int]], repeats: int = 15) -> float:

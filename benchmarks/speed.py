@@ -1,10 +1,11 @@
 """How much faster than the book's loop: the same decoder, weights and messages, in one run.
 
 The loop is written as chapter 6 of "Build a Large Language Model (From Scratch)" has it: every
-message padded to the longest, every block run at every step and every evaluation, float32. By
-default 40 training steps and 5 evaluation batches are timed and multiplied by how many of each
-the loop takes; ``--full`` runs it whole. Against it stand whole ``lastblock train`` processes,
-from start to saved model, with the weights converted beforehand.
+message padded to the longest, every block run at every step and every evaluation, float32, and
+all of it by torch, as there: by none of our kernels in C. By default 40 training steps and 5
+evaluation batches are timed and multiplied by how many of each the loop takes; ``--full`` runs it
+whole. Against it stand whole ``lastblock train`` processes, from start to saved model, with the
+weights converted beforehand.
 
     python benchmarks/speed.py [--full] [--runs N] [--json FILE]
 """
@@ -23,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from common import own_cache, seconds_of, write_results
+from common import own_cache, seconds_of, torch_alone, write_results
 from torch import Tensor, nn
 
 from lastblock.config import DEFAULT_MODEL
@@ -104,6 +105,7 @@ def loop_counts(parts: list[Part]) -> tuple[int, int]:
     return steps, during + final
 
 
+@torch_alone()
 def loop_seconds(folder: Path, parts: list[Part], full: bool) -> float:
     """Seconds the book's loop takes: run whole, or timed in part and multiplied."""
     model = BookClassifier(folder)
