@@ -65,6 +65,35 @@ def test_products_of_many_rows_and_their_gradients_equal_float64(rows, only, mon
     _close(left.inputs, found[1].double() if only is None else only.of(found[1]).double())
 
 
+def test_many_rows_in_mixed_precision_are_torch_s(monkeypatch):
+    monkeypatch.setattr(kernels, "have_faster_products", lambda: True)
+    layer, x = Linear(40, 30), torch.randn(few_rows.MOST_ROWS + 1, 40)
+    assert layer(x).dtype == torch.float32
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(x).dtype == torch.bfloat16
+
+
+def test_all_is_computed_where_there_is_no_other_thread_to_borrow():
+    """As where the OpenMP that torch has loaded is not the one that is known."""
+    x, weight, means = torch.randn(64, 300), torch.randn(900, 300), torch.randn(64, 12, 300)
+    threads, library = torch.get_num_threads(), kernels.library()
+    of_values = few_rows.Rows(540, 360)
+
+    def said():
+        products = few_rows.multiply(x, weight), few_rows.project(x, weight)
+        return [*products, few_rows.values(means, weight, of_values, 12)]
+
+    torch.set_num_threads(2)
+    try:
+        expected = said()
+        library.use_threads_of(None)
+        assert all(map(torch.equal, said(), expected))
+    finally:
+        torch.set_num_threads(threads)
+        kernels.library.cache_clear()
+        kernels.library()
+
+
 @pytest.mark.parametrize("rows", [1, 7, 65, 530, 1100])
 @pytest.mark.parametrize(("out", "size"), [(1, 1), (50, 47), (192, 576), (600, 30)])
 def test_projected_states_and_the_weight_s_gradient_equal_float64(rows, out, size):
@@ -288,6 +317,19 @@ def test_steps_of_a_weight_used_by_rows_are_those_down_the_gradient():
         for mine, other in zip(taken[0]._square, theirs, strict=True):
             square = taken[1].state[other]["exp_avg_sq"]
             torch.testing.assert_close(mine, square, rtol=1e-4, atol=1e-6)
+
+
+def test_what_is_written_down_may_lie_the_other_way():
+    moved = []
+    for turn in (False, True):
+        weight, mean, square = torch.ones(6, 5), torch.zeros(6, 5), torch.zeros(6, 5)
+        gradient = torch.arange(30.0).view(6, 5)
+        gradient = gradient.t().contiguous().t() if turn else gradient
+        left = [few_rows.Left(few_rows.Rows(0, 2), torch.ones(3, 2), torch.ones(3, 5))]
+        how = {"lr": 0.1, "betas": (0.9, 0.999), "weight_decay": 0.1, "eps": 1e-8}
+        few_rows.adamw([few_rows.Moments(weight, mean, square, left, gradient, 1)], **how)
+        moved.append(torch.stack([weight, mean, square]))
+    assert torch.equal(*moved)
 
 
 def test_only_what_an_optimizer_steps_is_left_as_factors():

@@ -258,13 +258,7 @@ EXPORT void multiply(const Product *given, int back, int64_t threads)
     const int64_t worth = count * given->n * given->in * given->out / WORTH;
     const int64_t busy = least(worth, threads);
     const Products work = {given, busy > 1 ? (busy + count - 1) / count : 1, back};
-    const int64_t parts = count * work.parts_of_each;
-    if (busy > 1) {
-        share(some_products, &work, parts, threads);
-        return;
-    }
-    for (int64_t part = 0; part < parts; part++)
-        some_products(&work, part, parts);
+    share(some_products, &work, count * work.parts_of_each, busy > 1 ? threads : 1);
 }
 
 /* ---------------------------------------------------------------------------- norms of rows */

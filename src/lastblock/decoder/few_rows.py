@@ -94,11 +94,13 @@ def _of_float32(*tensors: Tensor) -> bool:
 
 
 def can_multiply(x: Tensor, weight: Tensor) -> bool:
-    """Whether ``multiply`` takes these, and is the faster way."""
+    """Whether ``multiply`` takes these, and is the faster way: many, not in mixed precision."""
     rows = x.numel() // x.shape[-1]
+    many = rows > MOST_ROWS
     return (
         rows > 0
-        and (rows <= MOST_ROWS or kernels.have_faster_products())
+        and not (many and torch.is_autocast_enabled("cpu"))
+        and (not many or kernels.have_faster_products())
         and _of_float32(x, weight)
         and weight.is_contiguous()
         and kernels.available()
@@ -416,7 +418,9 @@ def _by_rows(of: Moments) -> list[tuple[Rows, list[Left], Tensor | None]]:
     for rows in sorted(found):
         at = rows.first + rows.size if rows.first == at else -1
     if at != len(of.weight):
-        gradient = torch.zeros_like(of.weight) if of.gradient is None else of.gradient.clone()
+        gradient = (
+            torch.zeros_like(of.weight) if of.gradient is None else of.gradient.contiguous().clone()
+        )
         for part in of.left:
             part.rows.of(gradient).add_(part.multiplied_out())
         return [(everything, [], gradient)]

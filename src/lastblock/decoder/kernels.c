@@ -81,8 +81,8 @@ static void take_parts(void *given)
 
 void share(Part part, const void *work, int64_t parts, int64_t threads)
 {
-    Shared shared = {part, work, parts > 1 && parallel ? parts : 1, 0};
-    if (shared.parts > 1)
+    Shared shared = {part, work, parts > 1 ? parts : 1, 0};
+    if (shared.parts > 1 && threads > 1 && parallel)
         parallel(take_parts, &shared, (unsigned)threads, 0);
     else
         take_parts(&shared);
