@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from safetensors.torch import save_file
@@ -44,15 +45,8 @@ def best_seconds(work: Callable[[], object], repeats: int) -> float:
 @contextmanager
 def torch_alone() -> Iterator[None]:
     """Without the kernels in C: what plain torch, such as the book's, takes on the same decoder."""
-    taken = "available", "have_faster_products"
-    kept = [getattr(kernels, name) for name in taken]
-    try:
-        for name in taken:
-            setattr(kernels, name, lambda: False)
+    with mock.patch.object(kernels, "available", return_value=False):
         yield
-    finally:
-        for name, function in zip(taken, kept, strict=True):
-            setattr(kernels, name, function)
 
 
 def matrix_rate(shapes: Sequence[tuple[int, int, int]], repeats: int = 15) -> float:

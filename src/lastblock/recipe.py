@@ -33,7 +33,7 @@ AUTO_BATCH = 16
 # two thirds longer: much of its time is that of reading and writing the weights. The rate grows
 # with the root, as Adam's should (Malladi et al. 2022, "On the SDEs and Scaling Rules for Adaptive
 # Gradient Algorithms"). Texts, batch, rate:
-MANY_TEXTS = ((1_500, 3 * AUTO_BATCH, 1.7e-3), (1_000, 2 * AUTO_BATCH, 1.4e-3))
+MANY_TEXTS = ((1_000, 2 * AUTO_BATCH, 1.4e-3), (1_500, 3 * AUTO_BATCH, 1.7e-3))
 # What tells int8 how large a decoder's channels get (``set_precision``): of every sort a little.
 SAMPLE = (
     "Hello, could you send me the report by Monday? Thanks: it was 1,234.50 EUR (50% off!) & the "
@@ -106,7 +106,6 @@ def resolve(
             for texts, batch, rate in MANY_TEXTS:
                 if len(lengths) >= texts:
                     chosen |= {"batch_size": batch, "learning_rate": rate}
-                    break
     for config in (model, train):
         given = {k: v for k, v in vars(config).items() if v is not None}
         chosen |= given

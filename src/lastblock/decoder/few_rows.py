@@ -404,7 +404,8 @@ def adamw(
 def _by_rows(of: Moments) -> list[tuple[Rows, list[Left], Tensor | None]]:
     """Rows that have the same factors, with these and what of their gradient is written down.
 
-    Where rows overlap otherwise, or some are in none, the whole gradient is written down.
+    Where rows overlap otherwise, or some are in none, or some of it all is written down already,
+    the whole gradient is written down.
     """
     found: dict[Rows, tuple[list[Left], list[Tensor]]] = {}
     for part in of.left:
@@ -413,21 +414,16 @@ def _by_rows(of: Moments) -> list[tuple[Rows, list[Left], Tensor | None]]:
             written.append(part.inputs)
         else:
             factors.append(part)
-    everything, at = Rows(0, len(of.weight)), 0
-    if not found and of.gradient is not None:
-        return [(everything, [], of.gradient.contiguous())]
+    at = 0
     for rows in sorted(found):
         at = rows.first + rows.size if rows.first == at else -1
-    if at != len(of.weight):
-        gradient = (
-            torch.zeros_like(of.weight) if of.gradient is None else of.gradient.contiguous().clone()
-        )
+    if at != len(of.weight) or of.gradient is not None:
+        gradient = torch.zeros_like(of.weight)
+        if of.gradient is not None:
+            gradient += of.gradient
         for part in of.left:
             part.rows.of(gradient).add_(part.multiplied_out())
-        return [(everything, [], gradient)]
-    if of.gradient is not None:
-        for rows, (_, written) in found.items():
-            written.append(rows.of(of.gradient))
+        return [(Rows(0, len(of.weight)), [], gradient)]
     return [
         (rows, factors, sum(written[1:], written[0]).contiguous() if written else None)
         for rows, (factors, written) in found.items()

@@ -33,6 +33,7 @@ EXPORT int version(void)
     return can ? 3 : 0;
 }
 
+/* An activation's value, or x itself. */
 INLINE __m512 activated(__m512 x, const int activation)
 {
     if (activation == NO_ACTIVATION)

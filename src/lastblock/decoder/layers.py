@@ -51,10 +51,14 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.empty(size))
         self.eps, self.offset = eps, offset
 
+    @property
+    def factor(self) -> Tensor:
+        """What a state over its root mean square is multiplied by, (C,)."""
+        return self.weight + self.offset if self.offset else self.weight
+
     def forward(self, x: Tensor) -> Tensor:
         if few_rows.few(x, self.weight):
-            factor = self.weight + self.offset if self.offset else self.weight
-            return few_rows.rms_norm(x, factor, self.eps)
+            return few_rows.rms_norm(x, self.factor, self.eps)
         if not self.offset and x.dtype == self.weight.dtype:
             return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
         # In 16 bits the sum would lose the weight; in mixed precision x alone is of 16 bits.
@@ -134,7 +138,7 @@ def _taking_in(
         shift = (weight * norm.bias).sum(1)
         return weight * norm.weight, shift if bias is None else bias + shift
     assert isinstance(norm, RMSNorm)
-    return weight * (norm.weight + norm.offset), bias
+    return weight * norm.factor, bias
 
 
 def with_factors(x: Tensor, norm: nn.Module) -> Tensor:
@@ -142,7 +146,7 @@ def with_factors(x: Tensor, norm: nn.Module) -> Tensor:
     if isinstance(norm, nn.LayerNorm):
         return x * norm.weight + norm.bias
     assert isinstance(norm, RMSNorm)
-    return x * (norm.weight + norm.offset if norm.offset else norm.weight)
+    return x * norm.factor
 
 
 def mean_of_norm(x: Tensor, read: Tensor, norm: nn.Module, seen: Tensor, share: Tensor) -> Tensor:

@@ -200,7 +200,8 @@ def set_precision(
             module.to(dtype)
     for block in decoder.blocks[:blocks]:
         block.to(dtype)
-        for module in block.modules() if precision == "float32" else ():
+    if precision == "float32":
+        for module in decoder.blocks[:blocks].modules():
             if isinstance(module, nn.Linear):
                 # GPT-2's lies the other way until it has been saved, and is multiplied otherwise.
                 module.weight.data = module.weight.data.contiguous()
@@ -338,6 +339,6 @@ def _fill(layer: Int8Linear, linear: nn.Linear, by: Tensor, norm: nn.Module | No
             divided = nn.Parameter(getattr(norm, name) / by, requires_grad=False)
             setattr(norm, name, divided)
     elif isinstance(norm, RMSNorm):
-        layer.factor = (norm.weight + norm.offset) / by
+        layer.factor = norm.factor / by
     elif layer.factor is not None:
         layer.factor = 1 / by
