@@ -32,7 +32,7 @@ from lastblock.decoder.decoder import Decoder
 from lastblock.depth import Curve, candidates, summary_depths
 from lastblock.probe import MEANS, fit_probe
 from lastblock.recipe import PROMPT
-from lastblock.tokenization.batching import TokenIds, pad, token_budget_batches
+from lastblock.tokenization.batching import TokenIds, pad, shared_batches
 from lastblock.tokenization.tokenizer import Tokenizer
 
 LONGEST = 128  # tokens of a text: these are comparisons, and pages would take an hour
@@ -64,7 +64,7 @@ def states_of(decoder: Decoder, sequences: list[TokenIds]) -> tuple[Tensor, Tens
     """Last token's states and mean states after each block, (depth, n, C) each."""
     shape = decoder.depth, len(sequences), decoder.config.hidden_size
     last, mean = torch.empty(shape), torch.empty(shape)
-    for batch in token_budget_batches([len(ids) for ids in sequences], 1024):
+    for batch in shared_batches(sequences, 1024):
         ids, lengths = pad([sequences[i] for i in batch], pad_id=0)
         size, rows = torch.tensor(lengths), torch.from_numpy(batch)
         x = decoder.embed(torch.from_numpy(ids))

@@ -33,9 +33,7 @@ def measure(
     exact = classifiers["float32"]
     shapes = block_shapes(exact, TOKEN_BUDGET)
     a_token = sum(2.0 * inner * columns for _, inner, columns in shapes) * exact.frozen_blocks
-    operations = a_token * sum(
-        len(ids) for ids in {ids.tobytes(): ids for ids in sequences}.values()
-    )
+    operations = a_token * rows_run(exact, sequences)
     rates: dict[str, list[float]] = {"products": [], **{name: [] for name in classifiers}}
     faults = dict.fromkeys(classifiers, 0)
     for _ in range(turns):
@@ -49,6 +47,16 @@ def measure(
     return medians | {f"faults_{name}": count for name, count in faults.items()}
 
 
+def rows_run(classifier: SequenceClassifier, sequences: Sequence[TokenIds]) -> int:
+    """Rows that a pass takes up through each block: what texts share is run once."""
+    run: list[int] = []
+    first = classifier.decoder.blocks[0]
+    hook = first.register_forward_pre_hook(lambda _, given: run.append(given[0][..., 0].numel()))
+    ActivationStore().fill(classifier, sequences)
+    hook.remove()
+    return sum(run)
+
+
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -60,7 +68,7 @@ def main() -> None:
     models = {name: in_precision(name, given.depth) for name in given.precisions}
     sequences = next(iter(models.values())).encode(messages(given.texts))
     classifiers = {name: model.classifier for name, model in models.items()}
-    for classifier in classifiers.values():  # what is counted is run: no token's states are shared
+    for classifier in classifiers.values():  # what is counted is run: what all begin with, too
         classifier.decoder.begin_with(torch.empty(0, dtype=torch.long))
     found = measure(classifiers, sequences, given.turns)
     for name in classifiers:

@@ -21,7 +21,6 @@ import torch
 from accuracy import SETS, read
 from torch import Tensor
 
-from lastblock.classifier import mean_state
 from lastblock.config import DEFAULT_MODEL
 from lastblock.data.examples import Examples
 from lastblock.decoder import hub, loading
@@ -29,7 +28,7 @@ from lastblock.decoder.decoder import Decoder
 from lastblock.decoder.precision import set_precision
 from lastblock.probe import fit_probe
 from lastblock.recipe import BARE, PROMPT, SAMPLE
-from lastblock.tokenization.batching import TokenIds, pad, token_budget_batches
+from lastblock.tokenization.batching import TokenIds, pad, shared_batches
 from lastblock.tokenization.tokenizer import Tokenizer
 
 PROMPTS = (BARE, PROMPT, '{text}\nIn one word, this text is about: "')
@@ -43,13 +42,11 @@ SHOWN = (1 / 4, 3 / 5)
 def features(decoder: Decoder, sequences: list[TokenIds]) -> list[Tensor]:
     """Last token's and mean state (n, 2 C) at each of ``DEPTHS``."""
     found = [torch.empty(len(sequences), 2 * decoder.config.hidden_size) for _ in DEPTHS]
-    for batch in token_budget_batches([len(ids) for ids in sequences], 1024):
+    for batch in shared_batches(sequences, 1024):
         ids, lengths = pad([sequences[i] for i in batch], pad_id=0)
-        size, climb = torch.tensor(lengths), decoder.climb(torch.from_numpy(ids))
+        climb = decoder.climb(torch.from_numpy(ids), torch.tensor(lengths))
         for into, depth in zip(found, DEPTHS, strict=True):
-            x = climb.to(depth).states()
-            last = x[torch.arange(len(x)), size - 1]
-            into[torch.from_numpy(batch)] = torch.cat([last, mean_state(x, size)], 1)
+            into[torch.from_numpy(batch)] = torch.cat(climb.to(depth).pooled(), 1)
     return found
 
 

@@ -32,7 +32,7 @@ def test_a_block_at_one_token_is_the_full_block_there(family: str) -> None:
     x = torch.randn(9, 31, 48)
     position = torch.randint(0, 31, (9,))
     for index, block in enumerate(decoder.blocks):
-        rotary = decoder.rotary(index, x)
+        rotary = decoder.rotary(index, x.dtype, x.shape[1])
         with torch.no_grad():
             full = block(x, rotary)[torch.arange(9), position]
             torch.testing.assert_close(
@@ -47,7 +47,7 @@ def test_full_attention_is_a_softmax_over_all_tokens(family: str) -> None:
     attn, norm = decoder.blocks[0].attn, decoder.blocks[0].attn_norm
     states = torch.randn(2, 9, 48)
     x = norm(states)
-    rotary = decoder.rotary(0, x)
+    rotary = decoder.rotary(0, x.dtype, x.shape[1])
     heads = attn.qkv(x).unflatten(-1, (-1, attn.head_dim))
     q, k, v = heads.split([attn.heads, attn.kv_heads, attn.kv_heads], dim=2)
     if attn.q_norm is not None:

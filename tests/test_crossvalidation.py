@@ -88,16 +88,16 @@ def test_more_folds_than_texts_are_refused(pretrained: Path) -> None:
 
 @pytest.fixture
 def passes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, int]:
-    """Counts rows that went up through the decoder, from an empty cache on."""
+    """Counts texts that went up through the decoder, from an empty cache on."""
     monkeypatch.setenv("LASTBLOCK_CACHE", str(tmp_path / "cache"))
-    counted = {"rows": 0}
-    embed = Decoder.embed
+    counted = {"texts": 0}
+    climb = Decoder.climb
 
-    def spy(self: Decoder, ids: Any) -> Any:
-        counted["rows"] += len(ids)
-        return embed(self, ids)
+    def spy(self: Decoder, ids: Any, lengths: Any) -> Any:
+        counted["texts"] += len(ids)
+        return climb(self, ids, lengths)
 
-    monkeypatch.setattr(Decoder, "embed", spy)
+    monkeypatch.setattr(Decoder, "climb", spy)
     return counted
 
 
@@ -105,14 +105,14 @@ def test_all_folds_share_one_frozen_pass(pretrained: Path, passes: dict[str, int
     texts, labels = messages(100)
     classifier = tiny(pretrained, cache_size=1)
     out_of_fold(classifier, texts, labels, folds=5)
-    assert passes["rows"] == 100
+    assert passes["texts"] == 100
     # Another fold's depth is chosen from other texts: those that were not probed yet are now.
     again = classifier.set_params(epochs=3)
     out_of_fold(again, texts, labels, folds=4)
-    assert passes["rows"] <= 120
-    probed = passes["rows"]
+    assert passes["texts"] <= 120
+    probed = passes["texts"]
     out_of_fold(again.set_params(learning_rate=1e-4), texts, labels, folds=4)
-    assert passes["rows"] == probed
+    assert passes["texts"] == probed
 
 
 def test_grid_search_shares_one_frozen_pass_a_depth(
@@ -124,9 +124,9 @@ def test_grid_search_shares_one_frozen_pass_a_depth(
     GridSearchCV(classifier, grid, cv=3, scoring="neg_log_loss").fit(texts, labels)
     # A depth's first fold is judged on texts that no fit has seen yet: they are run twice.
     first = 2 * (60 + 20)
-    assert passes["rows"] == first
+    assert passes["texts"] == first
     cross_val_predict(classifier.set_params(depth=2), texts, labels, cv=2)
-    assert passes["rows"] == first
+    assert passes["texts"] == first
 
 
 # ------------------------------------------------------------------ scores and their spread

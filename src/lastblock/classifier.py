@@ -27,7 +27,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from lastblock.config import AttentionKind, Precision, Settings
-from lastblock.decoder.decoder import Decoder, sum_states
+from lastblock.decoder import few_rows
+from lastblock.decoder.decoder import Climb, Decoder, sum_states
 from lastblock.decoder.precision import Int8Linear, precision_facts, set_precision
 from lastblock.errors import ConfigError
 from lastblock.lexicon import Lexicon
@@ -241,13 +242,14 @@ class SequenceClassifier(nn.Module):
         """
         if not self.frozen_blocks:  # the embeddings may be trained: nothing may be kept of them
             return self.decoder.embed(ids)
-        rows: list[Tensor] = []
-        climb = self.decoder.climb(ids)
+        return few_rows.padded(self.activations(ids, lengths))
+
+    def activations(self, ids: Tensor, lengths: Tensor) -> list[Tensor]:
+        """The same without padding, of each text, (summary_rows + its length, C)."""
+        climb, means = self.decoder.climb(ids, lengths), []
         for depth in self.summary_depths:
-            _, mean = climb.to(depth).pooled(lengths)
-            rows += split_rounding(mean, self.prefix_dtype)
-        x = climb.to(self.frozen_blocks).states()
-        return torch.cat([torch.stack(rows, 1), x], 1) if rows else x
+            means.append(climb.to(depth).pooled()[1])
+        return activations_here(climb.to(self.frozen_blocks), means)
 
     def summary(self, activations: Tensor, rows: Tensor) -> Tensor:
         """Activations (B, summary_rows + T, C) -> what the probe sees, (B, probed), float32.
@@ -340,6 +342,11 @@ def make_classifier(decoder: Decoder, settings: Settings, n_classes: int) -> Seq
 def mean_state(x: Tensor, lengths: Tensor) -> Tensor:
     """The mean of each text's real tokens: (B, T, C) and lengths (B,) -> (B, C)."""
     return sum_states(x, lengths) / lengths[:, None]
+
+
+def activations_here(climb: Climb, means: Sequence[Tensor]) -> list[Tensor]:
+    """Each text's activations, where its way up ends; ``means`` (B, C) are its mean states."""
+    return climb.states([row for mean in means for row in split_rounding(mean, climb.dtype)])
 
 
 def split_rounding(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -26,11 +26,11 @@ import torch
 from torch import Tensor
 
 from lastblock.activations import TOKEN_BUDGET, ActivationStore
-from lastblock.classifier import split_rounding
+from lastblock.classifier import activations_here
 from lastblock.decoder.decoder import Climb, Decoder
 from lastblock.probe import Probe, fit_probe
 from lastblock.runtime import Progress, Silent, at_once, inferred, one_beside
-from lastblock.tokenization.batching import TokenIds, pad, token_budget_batches
+from lastblock.tokenization.batching import TokenIds, pad, shared_batches
 
 # Texts that are probed, and their tokens: more would tell little more, and all these states of a
 # few depths are held in memory.
@@ -370,12 +370,11 @@ class _Batch:
     """Texts of like length on their way up, and what was pooled of them at every stop."""
 
     texts: list[TokenIds]
-    lengths: Tensor
     climb: Climb
     pooled: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)  # last and mean
 
     def to(self, depth: int) -> None:
-        self.pooled[depth] = self.climb.to(depth).pooled(self.lengths)
+        self.pooled[depth] = self.climb.to(depth).pooled()
 
 
 class _Ascent:
@@ -394,19 +393,18 @@ class _Ascent:
     def begin(self, sequences: Sequence[TokenIds]) -> None:
         """Take texts, but those that are on their way already, up to where the others are."""
         new = [ids for ids in sequences if ids.tobytes() not in self._begun]
-        sizes = [len(ids) for ids in new]
         batches = []
-        for rows in token_budget_batches(sizes, TOKEN_BUDGET, at_once()):
+        for rows in shared_batches(new, TOKEN_BUDGET, at_once()):
             texts = [new[i] for i in rows]
             ids, lengths = pad(texts, pad_id=0)
             with torch.inference_mode():
-                climb = self._decoder.climb(torch.from_numpy(ids))
-            batches.append(_Batch(texts, torch.tensor(lengths), climb))
+                climb = self._decoder.climb(torch.from_numpy(ids), torch.tensor(lengths))
+            batches.append(_Batch(texts, climb))
         for stop in self._stops:
             _all_to(stop, batches)
         self._batches += batches
         self._begun |= {ids.tobytes() for ids in new}
-        self.tokens += sum(sizes)
+        self.tokens += sum(map(len, new))
 
     def to(self, depth: int) -> int:
         """Go up to ``depth``; by how many blocks that was."""
@@ -433,14 +431,10 @@ class _Ascent:
 
         ``here`` as given by the method of that name; texts begun later are left out.
         """
-        found = {}
+        found: dict[bytes, Tensor] = {}
         for batch, climb in zip(self._batches, here, strict=False):
-            x = climb.states()
-            means = [split_rounding(batch.pooled[depth][1], x.dtype) for depth in summary]
-            heads = [rows for pair in means for rows in pair]
-            for i, (ids, state) in enumerate(zip(batch.texts, x, strict=True)):
-                own = state[: len(ids)]
-                found[ids.tobytes()] = torch.cat([*(rows[i : i + 1] for rows in heads), own])
+            states = activations_here(climb, [batch.pooled[depth][1] for depth in summary])
+            found |= {ids.tobytes(): own for ids, own in zip(batch.texts, states, strict=True)}
         return found
 
 

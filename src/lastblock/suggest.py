@@ -25,7 +25,7 @@ from lastblock.data.inspection import normalise
 from lastblock.errors import ConfigError
 from lastblock.inference import TextModel
 from lastblock.runtime import Progress, Silent
-from lastblock.tokenization.batching import token_budget_batches
+from lastblock.tokenization.batching import shared_batches
 
 Rows = npt.NDArray[np.int64]
 States = npt.NDArray[np.float32]
@@ -135,7 +135,7 @@ def _judged(
     hook = reader.register_forward_pre_hook(lambda _, given: read.append(given[0]))
     try:
         with progress.task("look", len(texts), "texts") as advance:
-            for rows in token_budget_batches([len(ids) for ids in sequences], TOKEN_BUDGET):
+            for rows in shared_batches(sequences, TOKEN_BUDGET):
                 read.clear()
                 probabilities[rows] = model.probabilities([sequences[i] for i in rows])
                 states[rows] = torch.cat(read).numpy()

@@ -14,7 +14,14 @@ import torch
 from tiny import messages, random_decoder, random_part
 
 from lastblock import TextClassifier
-from lastblock.activations import ActivationStore, run_prefix, shelf, states_of, store
+from lastblock.activations import (
+    ActivationStore,
+    activations_of,
+    run_prefix,
+    shelf,
+    states_of,
+    store,
+)
 from lastblock.activations.shelf import Shelf, shelved
 from lastblock.classifier import SequenceClassifier
 from lastblock.decoder.hub import PretrainedFiles, content_of
@@ -212,9 +219,9 @@ def test_an_interrupted_pass_goes_on_where_it_stopped(
         calls += 1
         if calls == 4:
             raise KeyboardInterrupt
-        return run_prefix(*args)  # type: ignore[arg-type]
+        return activations_of(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(store, "run_prefix", interrupted)
+    monkeypatch.setattr(store, "activations_of", interrupted)
     first = ActivationStore(a_shelf(classifier))
     with pytest.raises(KeyboardInterrupt):
         first.fill(classifier, sequences)

@@ -5,18 +5,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lastblock.tokenization.batching import head_and_tail, pad, token_budget_batches, windows
+from lastblock.tokenization.batching import head_and_tail, pad, shared_batches, windows
 
 
 @given(st.lists(st.integers(1, 300), max_size=80), st.integers(1, 500), st.integers(1, 5))
 def test_every_text_once_within_the_budget(lengths: list[int], budget: int, at_once: int) -> None:
-    batches = [batch.tolist() for batch in token_budget_batches(lengths, budget, at_once)]
+    sequences = [np.arange(n, dtype=np.int32) for n in lengths]
+    batches = [batch.tolist() for batch in shared_batches(sequences, budget, at_once)]
     assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
     for batch in batches:
-        longest = max(lengths[i] for i in batch)
-        assert len(batch) == 1 or longest * len(batch) <= budget
-    flat = [lengths[i] for batch in batches for i in batch]
-    assert flat == sorted(lengths, reverse=True)
+        assert len(batch) == 1 or sum(lengths[i] for i in batch) <= budget
+    like = [lengths[i].bit_length() for batch in batches for i in batch]
+    assert like == sorted(like, reverse=True)
+
+
+def test_those_that_begin_alike_stand_together() -> None:
+    begin = [[7, 300, 1], [7, 2, 70_000], [300, 7, 7]]
+    sequences = [np.array([*begin[i % 3], 50 + i], np.int32) for i in range(30)]
+    order = np.concatenate(shared_batches(sequences, 24)) % 3
+    assert np.count_nonzero(np.diff(order)) == 2
 
 
 @pytest.mark.parametrize(
@@ -24,7 +31,7 @@ def test_every_text_once_within_the_budget(lengths: list[int], budget: int, at_o
     [(1, [10, 10, 10, 5]), (2, [10, 10, 10, 5]), (3, [10, 10, 10, 2, 2, 1]), (5, [10, 10, 10, 5])],
 )
 def test_the_last_batches_are_shared_out(at_once: int, sizes: list[int]) -> None:
-    batches = token_budget_batches([7] * 35, 70, at_once)
+    batches = shared_batches([np.zeros(7, np.int32)] * 35, 70, at_once)
     assert [len(batch) for batch in batches] == sizes
 
 

@@ -3,6 +3,7 @@
 from lastblock.activations.store import (
     TOKEN_BUDGET,
     ActivationStore,
+    activations_of,
     open_store,
     run_prefix,
     run_summary,
@@ -13,6 +14,7 @@ from lastblock.activations.store import (
 __all__ = [
     "TOKEN_BUDGET",
     "ActivationStore",
+    "activations_of",
     "open_store",
     "run_prefix",
     "run_summary",

@@ -30,12 +30,12 @@ from lastblock.runtime import (
     inferred,
     keep_freed_memory,
 )
-from lastblock.tokenization.batching import TokenIds, pad, token_budget_batches
+from lastblock.tokenization.batching import TokenIds, pad, shared_batches
 
 Rows = npt.NDArray[np.int64]
 
-# Tokens in one pass of the prefix, padding included. Large enough that matrix products run at full
-# rate, small enough that little is padded and a block's results stay in a processor's cache.
+# Tokens in one pass of the prefix. Large enough that matrix products run at full
+# rate, small enough that a block's results stay in a processor's cache.
 TOKEN_BUDGET = 1024
 
 # Fewer texts than this are computed sooner than they are looked for on disk.
@@ -99,10 +99,11 @@ class ActivationStore:
         try:
             with progress.task("frozen pass", sum(map(len, planned)), "tokens") as advance:
                 texts_of = [[planned[i] for i in batch] for batch in _batches(planned)]
-                passes = inferred(partial(run_prefix, classifier), texts_of)
+                passes = inferred(partial(activations_of, classifier), texts_of)
                 for texts, activations in zip(texts_of, passes, strict=True):
                     done = sum(len(ids) for ids in texts)
-                    states = _entries(texts, *activations)
+                    keys = (ids.tobytes() for ids in texts)
+                    states = dict(zip(keys, activations, strict=True))
                     self._states |= states
                     self.tokens_computed += done
                     if on_disk:
@@ -204,15 +205,6 @@ def states_of(
     return run_prefix(classifier, sequences)
 
 
-def _entries(sequences: Sequence[TokenIds], hidden: Tensor, rows: Tensor) -> dict[bytes, Tensor]:
-    """Each sequence's own rows of a padded batch.
-
-    Views: batches are of like length, so little padding is kept alive by them.
-    """
-    each = zip(sequences, hidden, rows.tolist(), strict=True)
-    return {ids.tobytes(): state[:n] for ids, state, n in each}
-
-
 def _size(number: int) -> str:
     return f"{number / 1e6:,.0f} MB"
 
@@ -221,9 +213,18 @@ def run_prefix(
     classifier: SequenceClassifier, sequences: Sequence[TokenIds]
 ) -> tuple[Tensor, Tensor]:
     """Activations (B, R, C) of a few sequences, computed now, and rows (B,) of each."""
+    ids, lengths = _padded(sequences)
+    return classifier.prefix(ids, lengths), lengths + classifier.summary_rows
+
+
+def activations_of(classifier: SequenceClassifier, sequences: Sequence[TokenIds]) -> list[Tensor]:
+    """The same, of each."""
+    return classifier.activations(*_padded(sequences))
+
+
+def _padded(sequences: Sequence[TokenIds]) -> tuple[Tensor, Tensor]:
     ids, lengths = pad(sequences, pad_id=0)
-    given = torch.tensor(lengths)
-    return classifier.prefix(torch.from_numpy(ids), given), given + classifier.summary_rows
+    return torch.from_numpy(ids), torch.tensor(lengths)
 
 
 def run_tail(
@@ -279,4 +280,4 @@ def _run(
 
 def _batches(sequences: Sequence[TokenIds]) -> list[Rows]:
     """Numbers of the sequences that are computed together."""
-    return token_budget_batches([len(ids) for ids in sequences], TOKEN_BUDGET, at_once())
+    return shared_batches(sequences, TOKEN_BUDGET, at_once())

@@ -5,18 +5,18 @@ The language model's output layer is no part of it: a classifier never needs it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from lastblock.config import AttentionKind
 from lastblock.decoder.config import DecoderConfig, Rope
 from lastblock.decoder.layers import Block, KeysValues, RotaryTables, make_norm, rotary_tables
-
-# Texts up to so many times as long as what they begin with are worth running without it.
-WORTH_SHARING = 16
+from lastblock.decoder.packing import Packing, pack, real
 
 
 @dataclass(frozen=True)
@@ -82,22 +82,24 @@ class Decoder(nn.Module):
             state["_beginning"] = Beginning(self._beginning.ids)
         return state
 
-    def climb(self, ids: Tensor) -> Climb:
-        """Texts, token ids (B, T), to be taken up block by block.
+    def climb(self, ids: Tensor, lengths: Tensor) -> Climb:
+        """Texts, token ids (B, T), padded on the right, of such lengths (B,), to be taken up.
 
-        What they begin with is not computed again where that is known (``begin_with``) and worth
-        it; and no gradients are wanted.
+        What they begin with is not computed again where that is known (``begin_with``) and no
+        gradients are wanted; nor what texts that stand one after the other begin with.
         """
-        begun, length = self._beginning, ids.shape[1]
+        begun = self._beginning
         if begun is not None:
             first = len(begun.ids)
-            worth = first < length <= WORTH_SHARING * first and self._is_causal()
-            worth = worth and not torch.is_grad_enabled()
+            worth = (
+                self.is_causal() and not torch.is_grad_enabled() and bool((lengths > first).all())
+            )
             if not worth or not torch.equal(ids[:, :first], begun.ids.expand(len(ids), first)):
                 begun = None
-        return Climb(self, ids, begun)
+        return Climb(self, ids, lengths, begun)
 
-    def _is_causal(self) -> bool:
+    def is_causal(self) -> bool:
+        """Whether no token sees those after it."""
         return all(block.attn.causal for block in self.blocks)  # type: ignore[union-attr]
 
     @property
@@ -105,25 +107,39 @@ class Decoder(nn.Module):
         """Blocks kept."""
         return len(self.blocks)
 
-    def embed(self, ids: Tensor) -> Tensor:
-        """Token ids (B, T) -> hidden states before the first block, (B, T, C)."""
+    def embed(self, ids: Tensor, positions: Tensor | None = None) -> Tensor:
+        """Token ids (B, T) -> hidden states before the first block, (B, T, C).
+
+        ``positions`` (T,), if they are not 0, 1, 2, ...
+        """
         x: Tensor = self.embed_tokens(ids)
         if self.config.embedding_scale != 1.0:
             # Gemma rounds the factor to the weights' dtype first, and so do we.
             x = x * torch.tensor(self.config.embedding_scale, dtype=x.dtype)
         if self.config.learned_positions:
-            x = x + self.embed_positions.weight[: ids.shape[1]]
+            at = slice(ids.shape[1]) if positions is None else positions
+            x = x + self.embed_positions.weight[at]
         return x
 
-    def run(self, x: Tensor, start: int, stop: int, after: Beginning | None = None) -> Tensor:
+    def run(
+        self,
+        x: Tensor,
+        start: int,
+        stop: int,
+        after: Beginning | None = None,
+        packing: Packing | None = None,
+    ) -> Tensor:
         """Hidden states (B, T, C) through blocks start, ..., stop - 1.
 
-        With ``after``, they are of tokens that stand after those.
+        With ``after``, they are of tokens that stand after those; with ``packing``, rows (1, N, C)
+        that are packed so.
         """
         first = 0 if after is None else len(after.ids)
+        length = x.shape[1] if packing is None else packing.path.shape[1]
         for index in range(start, stop):
             before = None if after is None else after.keys_values[index]
-            x = self.blocks[index](x, self.rotary(index, x, first), before)
+            tables = self.rotary(index, x.dtype, length, first)
+            x = self.blocks[index](x, tables, before, packing)
         return x
 
     def reach(self, begun: Beginning, depth: int) -> Beginning:
@@ -138,7 +154,8 @@ class Decoder(nn.Module):
             for index in range(len(states) - 1, depth):
                 x, block = states[index], self.blocks[index]
                 assert isinstance(block, Block)
-                keys_values.append(block.keys_values(x, self.rotary(index, x)))
+                tables = self.rotary(index, x.dtype, x.shape[1])
+                keys_values.append(block.keys_values(x, tables))
                 states.append(self.run(x, index, index + 1))
         reached = Beginning(begun.ids, tuple(states), tuple(keys_values))
         if known is not None and known.ids is begun.ids:
@@ -148,79 +165,93 @@ class Decoder(nn.Module):
     def run_at(self, x: Tensor, position: Tensor, index: int) -> Tensor:
         """Hidden states (B, T, C) through one block, at one position of each text: (B, C)."""
         block: Block = self.blocks[index]  # type: ignore[assignment]
-        return block.forward_at(x, position, self.rotary(index, x))
+        return block.forward_at(x, position, self.rotary(index, x.dtype, x.shape[1]))
 
     def forward(self, ids: Tensor) -> Tensor:
         """Token ids (B, T) -> hidden states after every kept block and the final norm."""
         x: Tensor = self.norm(self.run(self.embed(ids), 0, self.depth))
         return x
 
-    def rotary(self, index: int, x: Tensor, first: int = 0) -> RotaryTables | None:
-        """Block ``index``'s cos and sin for x's length and dtype; computed once for the longest.
+    def rotary(
+        self, index: int, dtype: torch.dtype, length: int, first: int = 0
+    ) -> RotaryTables | None:
+        """Block ``index``'s cos and sin for so many positions; computed once for the longest.
 
-        ``first``: the position of x's first token.
+        ``first``: the first of them.
         """
         rope = self.config.ropes[index]
         if rope is None:
             return None
-        length, key = first + x.shape[1], (self._rope_number(rope), x.dtype)
+        end, key = first + length, (self._rope_number(rope), dtype)
         cached = self._rotary.get(key)
-        if cached is None or len(cached[0]) < length:
-            room = 1 << (length - 1).bit_length()
+        if cached is None or len(cached[0]) < end:
+            room = 1 << (end - 1).bit_length()
             with torch.inference_mode(False), torch.no_grad():
                 cos, sin = rotary_tables(rope, self.config.head_dim, room)
-                cached = self._rotary[key] = (cos.to(x.dtype), sin.to(x.dtype))
-        return cached[0][first:length], cached[1][first:length]
+                cached = self._rotary[key] = (cos.to(dtype), sin.to(dtype))
+        return cached[0][first:end], cached[1][first:end]
 
     def _rope_number(self, rope: Rope) -> int:
         return self.config.ropes.index(rope)
 
 
 class Climb:
-    """Texts on their way up through a decoder, token ids (B, T); see ``Decoder.climb``."""
+    """Texts on their way up through a decoder; see ``Decoder.climb``."""
 
-    def __init__(self, decoder: Decoder, ids: Tensor, begun: Beginning | None) -> None:
+    def __init__(
+        self, decoder: Decoder, ids: Tensor, lengths: Tensor, begun: Beginning | None
+    ) -> None:
         self._decoder, self._begun, self.depth = decoder, begun, 0
-        self._own = decoder.embed(ids)
-        if begun is not None:
-            self._own = self._own[:, len(begun.ids) :]
+        self._first = 0 if begun is None else len(begun.ids)
+        ids = ids[:, self._first :]
+        self._packing = pack(ids, lengths - self._first, share=decoder.is_causal())
+        own = self._packing.own
+        self._rows = decoder.embed(ids[own][None], own.nonzero()[:, 1] + self._first)  # (1, N, C)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The states'."""
+        return self._rows.dtype
 
     def to(self, depth: int) -> Climb:
         """Up to where so many blocks are below; no way leads down."""
         if self._begun is not None:
             self._begun = self._decoder.reach(self._begun, depth)
-        self._own = self._decoder.run(self._own, self.depth, depth, self._begun)
+        self._rows = self._decoder.run(self._rows, self.depth, depth, self._begun, self._packing)
         self.depth = depth
         return self
 
-    def states(self) -> Tensor:
-        """Hidden states here, (B, T, C)."""
-        first = self._first()
-        if first is None:
-            return self._own
-        return torch.cat((first.expand(len(self._own), -1, -1), self._own), dim=1)
+    def states(self, above: Sequence[Tensor] = ()) -> list[Tensor]:
+        """Hidden states here, of each text as many as it has tokens: (its tokens, C).
 
-    def pooled(self, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Last token's states and mean states of texts of such lengths (B,): each (B, C), float32.
-
-        ``states`` are not put together for that.
+        Before them stands a row of each of ``above``, (B, C).
         """
-        first, x = self._first(), self._own.float()
-        if first is not None and lengths.min() <= first.shape[1]:  # nothing follows
-            first, x = None, self.states().float()
-        before = 0 if first is None else first.shape[1]
-        own = lengths - before
-        total = sum_states(x, own)
-        if first is not None:
-            total += first.float().sum(1)
-        return x[torch.arange(len(x)), own - 1], total / lengths[:, None]
+        path, count = self._packing.path, len(self._packing.lengths)
+        parts = [*above, *self._beginning(), self._rows[0]]
+        # Of each text a number in each of ``above``, all that it begins with, and its own rows.
+        each = torch.arange(count)[:, None] + torch.arange(0, len(above) * count, count or 1)
+        start = len(above) * count
+        first = torch.arange(start, start + self._first).expand(count, -1)
+        wanted = torch.cat((each, first, path + start + self._first), dim=1)
+        sizes = self._packing.lengths + len(above) + self._first
+        flat = torch.cat(parts)[wanted[real(sizes, wanted.shape[1])]]
+        return list(flat.split(sizes.tolist()))
 
-    def _first(self) -> Tensor | None:
-        """Hidden states here of what the texts begin with, (1, S, C), if that is known."""
-        return None if self._begun is None else self._begun.states[self.depth]
+    def pooled(self) -> tuple[Tensor, Tensor]:
+        """Last token's states and mean states of each text: each (B, C), float32."""
+        packing, x = self._packing, self._rows[0].float()
+        last = x[packing.path.gather(1, packing.lengths[:, None] - 1)[:, 0]]
+        starts = packing.lengths.cumsum(0) - packing.lengths
+        total = F.embedding_bag(packing.flat_path(), x, starts, mode="sum")
+        for first in self._beginning():
+            total += first.float().sum(0)
+        return last, total / (packing.lengths + self._first)[:, None]
+
+    def _beginning(self) -> list[Tensor]:
+        """Hidden states here of what the texts begin with, (S, C), if that is known."""
+        return [] if self._begun is None else [self._begun.states[self.depth][0]]
 
 
 def sum_states(x: Tensor, lengths: Tensor) -> Tensor:
     """The sum of each text's real tokens: (B, T, C) and lengths (B,) -> (B, C)."""
-    real = torch.arange(x.shape[1]) < lengths[:, None]  # (B, T)
-    return (x * real[..., None]).sum(1)
+    return (x * real(lengths, x.shape[1])[..., None]).sum(1)

@@ -30,7 +30,7 @@ EXPORT int version(void)
     const int can = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                     __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
                     __builtin_cpu_supports("avx512vnni");
-    return can ? 3 : 0;
+    return can ? 4 : 0;
 }
 
 /* An activation's value, or x itself. */
@@ -296,7 +296,11 @@ typedef struct {
     const float *cos, *sin;                      /* (length, dim), or none */
     int64_t batch, length, before, heads, kv_heads, dim;
     int64_t window, causal;                      /* window: 0 for none */
+    /* If tokens are packed, of each text: the row of each of its tokens, (length,); how many it has;
+     * how many of them, the first, have rows of earlier texts. ``length`` is the longest's then. */
+    const int64_t *path, *lengths, *shared;
     float scale;
+    int64_t base; /* the row that stands first; nought, but within this file */
     float *y;            /* these two are filled in here */
     atomic_int *failed;
 } Attention;
@@ -334,6 +338,12 @@ TARGET static void strip(const float *a, int64_t a_row, const float *b, int64_t 
 #undef FINISH
 }
 
+/* Where a token of a text stands. */
+static int64_t row_of(const Attention *a, int64_t text, int64_t t)
+{
+    return a->path ? a->path[text * a->length + t] - a->base : text * a->length + t;
+}
+
 /* A token's row of the tables, if there are any. */
 #define COS(t) (a->cos ? a->cos + (t) * a->dim : NULL)
 #define SIN(t) (a->sin ? a->sin + (t) * a->dim : NULL)
@@ -344,18 +354,18 @@ TARGET static void attention(const void *work, int64_t part, int64_t parts)
     const Attention *a = work;
     const int64_t all = a->batch * a->kv_heads;
     const int64_t begin = all * part / parts, end = all * (part + 1) / parts;
-    const int64_t dim = a->dim, wide = up_to(dim, 32), total = a->before + a->length;
+    const int64_t dim = a->dim, wide = up_to(dim, 32), most = a->before + a->length;
     /* An odd number of cache lines apart, or all lines of a column would want the same places. */
-    const int64_t width = up_to(total, KEYS) + 16;
-    const int64_t shared = a->heads / a->kv_heads, rows = a->length * shared;
-    float *room = aligned_alloc(64, sizeof(float) * up_to((dim + ROWS) * width + total * wide +
+    const int64_t width = up_to(most, KEYS) + 16;
+    const int64_t shared = a->heads / a->kv_heads;
+    float *room = aligned_alloc(64, sizeof(float) * up_to((dim + ROWS) * width + most * wide +
                                                               (ROWS + 1) * dim, 16));
     if (!room) {
         atomic_store(a->failed, 1);
         return;
     }
     float *keys = room, *scores = keys + dim * width, *values = scores + ROWS * width;
-    float *queries = values + total * wide, *one = queries + ROWS * dim;
+    float *queries = values + most * wide, *one = queries + ROWS * dim;
     float ones[ROWS], *of_row[ROWS];
     for (int r = 0; r < ROWS; r++) {
         ones[r] = 1;
@@ -363,14 +373,17 @@ TARGET static void attention(const void *work, int64_t part, int64_t parts)
     }
     for (int64_t i = begin; i < end; i++) {
         const int64_t text = i / a->kv_heads, kv_head = i % a->kv_heads;
+        const int64_t length = a->path ? a->lengths[text] : a->length, total = a->before + length;
+        const int64_t done = a->path ? a->shared[text] : 0, rows = (length - done) * shared;
         for (int64_t j = 0; j < total; j++) {
-            const int64_t t = j - a->before, at = text * a->length + t;
+            const int64_t t = j - a->before;
             const int64_t there = (j * a->kv_heads + kv_head) * dim;
             const float *key = one, *value;
             if (t < 0) {
                 key = a->first_keys + there;
                 value = a->first_values + there;
             } else {
+                const int64_t at = row_of(a, text, t);
                 turned(a->keys + at * a->key_stride + kv_head * dim, dim, COS(t), SIN(t), 1, one, 0);
                 value = a->values + at * a->value_stride + kv_head * dim;
             }
@@ -386,8 +399,8 @@ TARGET static void attention(const void *work, int64_t part, int64_t parts)
             for (int r = 0; r < ROWS; r++) {
                 /* Past the end the last row is computed again, into the same place. */
                 const int64_t row = first + r < rows ? first + r : rows - 1;
-                const int64_t t = row / shared, head = kv_head * shared + row % shared;
-                const int64_t at = text * a->length + t, here = a->before + t;
+                const int64_t t = done + row / shared, head = kv_head * shared + row % shared;
+                const int64_t at = row_of(a, text, t), here = a->before + t;
                 from[r] = a->window && here - a->window + 1 > 0 ? here - a->window + 1 : 0;
                 to[r] = a->causal ? here + 1 : total;
                 if (!a->causal && a->window && here + a->window < total)
@@ -424,26 +437,57 @@ EXPORT int attend(const Attention *given, float *y, int64_t threads)
     return !atomic_load(&failed);
 }
 
-/* Queries, keys and values of x (batch, length, in), attention, and what follows it: y as x. Some
- * texts at a time, so that what is between stays in cache. ``given`` says all but where they are. */
+/* How many texts are taken up together, so many that threads are busy, and how many rows they have.
+ * A text that has rows of earlier ones is taken up with them. */
+static int64_t together(const Attention *a, int64_t busy, int64_t *rows)
+{
+    int64_t texts = 0;
+    *rows = 0;
+    while (texts < a->batch) {
+        const int64_t done = a->path ? a->shared[texts] : 0;
+        const int64_t more = (a->path ? a->lengths[texts] : a->length) - done;
+        if (texts >= busy && !done && *rows + more > CHUNK)
+            break;
+        *rows += more;
+        texts++;
+    }
+    return texts;
+}
+
+/* Queries, keys and values of x (batch, length, in), or of rows (.., in), attention, and what follows
+ * it: y as x. Some texts at a time, so that what is between stays in cache. ``given`` says all but
+ * where they are. */
 EXPORT int self_attention(const float *x, const Attention *given, const Layer *qkv,
                           const Layer *out, float *y, int64_t threads)
 {
     Attention a = *given;
-    const int64_t length = a.length, batch = a.batch, wide = a.heads * a.dim;
+    const int64_t wide = a.heads * a.dim, between_each = qkv->out + wide;
     const int64_t busy = (threads + a.kv_heads - 1) / a.kv_heads; /* texts that keep threads busy */
-    const int64_t texts = CHUNK / length > busy ? CHUNK / length : busy;
-    const int64_t most = (batch < texts ? batch : texts) * length;
-    float *between = aligned_alloc(64, up_to(sizeof(float) * most * (qkv->out + wide) + 1, 64));
-    float *attended = between + most * qkv->out;
-    int done = between != NULL;
-    a.queries = between;
-    a.keys = between + wide;
-    a.values = a.keys + a.kv_heads * a.dim;
+    const int64_t end = a.batch;
+    int64_t room = 0, row = 0, here;
+    float *between = NULL;
+    int done = 1;
     a.query_stride = a.key_stride = a.value_stride = qkv->out;
-    for (int64_t first = 0; done && first < batch; first += texts) {
-        a.batch = batch - first < texts ? batch - first : texts;
-        const int64_t row = first * length, here = a.batch * length;
+    for (int64_t first = 0; done && first < end; first += a.batch, row += here) {
+        a.batch = end - first;
+        if (a.path) {
+            a.path = given->path + first * a.length;
+            a.lengths = given->lengths + first;
+            a.shared = given->shared + first;
+        }
+        a.batch = together(&a, busy, &here);
+        if (here > room) {
+            free(between);
+            room = here > CHUNK ? here : CHUNK;
+            between = aligned_alloc(64, up_to(sizeof(float) * room * between_each, 64));
+            if (!between)
+                return 0;
+        }
+        float *attended = between + room * qkv->out;
+        a.queries = between;
+        a.keys = between + wide;
+        a.values = a.keys + a.kv_heads * a.dim;
+        a.base = row;
         done = linear(x + row * qkv->in, here, qkv, between, threads) &&
                attend(&a, attended, threads) &&
                linear(attended, here, out, y + row * out->out, threads);

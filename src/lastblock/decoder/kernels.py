@@ -19,7 +19,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-_VERSION = 3  # of what the functions are given, as kernels.c has it too
+from lastblock.decoder.packing import Packing
+
+_VERSION = 4  # of what the functions are given, as kernels.c has it too
 # A panel of a weight is so many of its rows; four integers of each row stand together.
 _PANEL = 64
 # Inputs are taken up so many at a time.
@@ -46,7 +48,9 @@ class _Attention(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("first_keys", "first_values", "cos", "sin")),
         *((name, ctypes.c_int64) for name in ("batch", "length", "before", "heads", "kv_heads")),
         *((name, ctypes.c_int64) for name in ("dim", "window", "causal")),
+        *((name, ctypes.c_void_p) for name in ("path", "lengths", "shared")),
         ("scale", ctypes.c_float),
+        ("base", ctypes.c_int64),
         ("y", ctypes.c_void_p),
         ("failed", ctypes.c_void_p),
     )
@@ -201,6 +205,7 @@ def self_attention(
     heads: Heads,
     rotary: Pair | None,
     before: Pair | None,
+    packing: Packing | None = None,
 ) -> Tensor:
     """``out(attend(...))`` of the queries, keys and values ``qkv(x)``, (B, T, C) -> (B, T, C).
 
@@ -210,7 +215,7 @@ def self_attention(
     y = x.new_empty(*x.shape[:-1], out.outputs)
     if not x.numel():
         return y
-    said, _kept = _attention(x.shape[0], x.shape[1], heads, rotary, before)
+    said, _kept = _attention(x, heads, rotary, before, packing)
     at = ctypes.addressof(said)
     _call("self_attention", x.data_ptr(), at, qkv.address, out.address, y.data_ptr())
     return y
@@ -234,7 +239,13 @@ def _is_by_token(x: Tensor) -> bool:
 
 
 def attend(
-    q: Tensor, k: Tensor, v: Tensor, heads: Heads, rotary: Pair | None, before: Pair | None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    heads: Heads,
+    rotary: Pair | None,
+    before: Pair | None,
+    packing: Packing | None = None,
 ) -> Tensor:
     """Softmax attention, (B, T, H * D), float32.
 
@@ -245,10 +256,10 @@ def attend(
         heads: how they attend.
         rotary: cos and sin for these tokens, each (T, D), if positions are rotated in.
         before: keys, rotated, and values of S tokens before every text, each (1, S, K, D).
+        packing: how tokens are packed, if q, k and v are rows (1, N, ...). The result is then, too.
     """
-    batch, length = q.shape[:2]
-    y = q.new_empty(batch, length, heads.heads * heads.dim)
-    said, _kept = _attention(batch, length, heads, rotary, before)
+    y = q.new_empty(*q.shape[:2], heads.heads * heads.dim)
+    said, _kept = _attention(q, heads, rotary, before, packing)
     said.queries, said.keys, said.values = q.data_ptr(), k.data_ptr(), v.data_ptr()
     said.query_stride, said.key_stride, said.value_stride = (of.stride(1) for of in (q, k, v))
     _call("attend", ctypes.addressof(said), y.data_ptr())
@@ -256,11 +267,16 @@ def attend(
 
 
 def _attention(
-    batch: int, length: int, heads: Heads, rotary: Pair | None, before: Pair | None
+    x: Tensor,
+    heads: Heads,
+    rotary: Pair | None,
+    before: Pair | None,
+    packing: Packing | None,
 ) -> tuple[_Attention, list[Tensor]]:
-    """What the kernel is told, but for where tokens are; and what it points to."""
+    """What the kernel is told of x (B, T, ...), but for where it is; and what that points to."""
     cos, sin = rotary or (None, None)
     keys, values = before or (None, None)
+    batch, length = (x if packing is None else packing.path).shape[:2]
     said = _Attention(
         batch=batch,
         length=length,
@@ -276,6 +292,10 @@ def _attention(
     for name, of in (("cos", cos), ("sin", sin), ("first_keys", keys), ("first_values", values)):
         if of is not None:
             kept.append(of.float().contiguous())
+            setattr(said, name, kept[-1].data_ptr())
+    if packing is not None:
+        for name in ("path", "lengths", "shared"):
+            kept.append(getattr(packing, name).contiguous())
             setattr(said, name, kept[-1].data_ptr())
     return said, kept
 

@@ -32,6 +32,7 @@ from torch.nn import functional as F
 from lastblock.decoder import few_rows, kernels
 from lastblock.decoder.config import Activation, DecoderConfig, Rope
 from lastblock.decoder.few_rows import Rows
+from lastblock.decoder.packing import Packing
 
 RotaryTables = tuple[Tensor, Tensor]  # cos and sin, each (T, D)
 KeysValues = tuple[Tensor, Tensor]  # each (B, T, K, D)
@@ -258,6 +259,12 @@ def _hidden(
         return hidden.repeat_interleave(shared, dim=0)
 
 
+def _sizes(x: Tensor, packing: Packing | None) -> tuple[int, int]:
+    """How many texts there are, and tokens in the longest, of x (B, T, ...), or packed rows."""
+    batch, length = (x if packing is None else packing.path).shape[:2]
+    return batch, length
+
+
 class Attention(nn.Module):
     """Self-attention, grouped-query if the configuration says so (Ainslie et al. 2023).
 
@@ -279,30 +286,36 @@ class Attention(nn.Module):
         self.q_norm, self.k_norm = norms
 
     def forward(
-        self, x: Tensor, rotary: RotaryTables | None, before: KeysValues | None = None
+        self,
+        x: Tensor,
+        rotary: RotaryTables | None,
+        before: KeysValues | None = None,
+        packing: Packing | None = None,
     ) -> Tensor:
-        """(B, T, C) -> (B, T, C).
+        """(B, T, C) -> (B, T, C), or rows (1, N, C) -> (1, N, C) that are packed so.
 
         ``before``: keys and values, (1, S, K, D), of S tokens that stand before every text's own.
         """
         heads = kernels.Heads(
             self.heads, self.kv_heads, self.head_dim, self.scale, self.causal, self.window
         )
-        in_kernels = kernels.worth_attending(len(x), x.shape[1], heads)
+        in_kernels = kernels.worth_attending(*_sizes(x, packing), heads)
         qkv, out = self.qkv.packed(), self.out.packed()
         if in_kernels and qkv is not None and out is not None and self.q_norm is None:
-            return kernels.self_attention(x, qkv, out, heads, rotary, before)
+            return kernels.self_attention(x, qkv, out, heads, rotary, before, packing)
         q, k, v = self._project(x)
         if in_kernels and not torch.is_grad_enabled() and kernels.can_attend(q, k, v):
-            return self.out(kernels.attend(q, k, v, heads, rotary, before))
+            return self.out(kernels.attend(q, k, v, heads, rotary, before, packing))
+        if packing is not None:
+            q, k, v = (packing.spread(of) for of in (q, k, v))
         q, k = _rotated(q, k, rotary)
         if before is not None:
             k, v = (
-                torch.cat((first.expand(len(x), -1, -1, -1), own), dim=1)
+                torch.cat((first.expand(len(k), -1, -1, -1), own), dim=1)
                 for first, own in zip(before, (k, v), strict=True)
             )
-        attend = self._attend_by_rows if self._is_short(k) else self._attend
-        return self.out(attend(q, k, v))
+        y = self._attend_by_rows(q, k, v) if self._is_short(k) else self._attend(q, k, v)
+        return self.out(y if packing is None else packing.gather(y))
 
     def keys_values(self, x: Tensor, rotary: RotaryTables | None) -> KeysValues:
         """What the tokens of x, (B, T, C), are to those after them."""
@@ -498,10 +511,14 @@ class Block(nn.Module):
         self.mlp_post_norm = make_norm(config) if config.post_norms else nn.Identity()
 
     def forward(
-        self, x: Tensor, rotary: RotaryTables | None, before: KeysValues | None = None
+        self,
+        x: Tensor,
+        rotary: RotaryTables | None,
+        before: KeysValues | None = None,
+        packing: Packing | None = None,
     ) -> Tensor:
         """(B, T, C) -> (B, T, C); see ``Attention.forward``."""
-        attended: Tensor = self.attn_post_norm(self.attn(self.attn_norm(x), rotary, before))
+        attended = self.attn_post_norm(self.attn(self.attn_norm(x), rotary, before, packing))
         x = _added(attended, x)
         return _added(self.mlp_post_norm(self.mlp(self.mlp_norm(x))), x)
 

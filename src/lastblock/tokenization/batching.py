@@ -1,4 +1,4 @@
-"""Token ids to batches: sorted by length, filled to a budget of tokens, padded on the right.
+"""Token ids to batches: like ones together, filled to a budget of tokens, padded on the right.
 
 Knows no model and no text.
 """
@@ -43,34 +43,39 @@ class Frame:
         return ids[len(self.before) : len(ids) - len(self.after)]
 
 
-def token_budget_batches(
-    lengths: Sequence[int], budget: int, at_once: int = 1
+def shared_batches(
+    sequences: Sequence[TokenIds], budget: int, at_once: int = 1
 ) -> list[npt.NDArray[np.int64]]:
-    """Split 0 ... n-1 into batches of like length, each at most ``budget`` tokens when padded.
+    """Split sequences' numbers into batches, each of at most ``budget`` tokens.
 
-    Longest first: if memory is short it shows at once, and a progress bar only gets faster. A
-    sequence longer than the budget is a batch of its own. Where several are computed ``at_once``
-    the last ones are smaller, so that none is computed while nothing else is.
+    Those that begin alike stand together, among those of like length: padded, no batch is more than
+    twice as large. Longest first: if memory is short it shows at once, and a progress bar only gets
+    faster. A sequence longer than the budget is a batch of its own. Where several are computed
+    ``at_once`` the last ones are smaller, so that none is computed while nothing else is.
     """
-    longest_first = np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable")
-    batches = _filled(longest_first, lengths, budget)
+    lengths = [len(ids) for ids in sequences]
+    order = sorted(
+        range(len(sequences)), key=lambda i: (-lengths[i].bit_length(), sequences[i].tobytes())
+    )
+    batches = _filled(order, lengths, budget)
     over = len(batches) % at_once
     if over and len(batches) > at_once:
-        tokens = sum(len(batch) * lengths[batch[0]] for batch in batches[-over:])
-        each = tokens // at_once + lengths[batches[-over][0]]
-        rest = np.concatenate(batches[-over:])
+        rest = [i for batch in batches[-over:] for i in batch]
+        tokens = sum(lengths[i] for i in rest)
+        each = tokens // at_once + max(lengths[i] for i in rest)
         batches[-over:] = _filled(rest, lengths, min(budget, each))
-    return batches
+    return [np.array(batch, np.int64) for batch in batches]
 
 
-def _filled(
-    order: npt.NDArray[np.int64], lengths: Sequence[int], budget: int
-) -> list[npt.NDArray[np.int64]]:
-    batches, start = [], 0
-    while start < len(order):
-        size = max(1, budget // max(1, lengths[order[start]]))
-        batches.append(order[start : start + size])
-        start += size
+def _filled(order: Sequence[int], lengths: Sequence[int], budget: int) -> list[list[int]]:
+    batches: list[list[int]] = []
+    room = 0
+    for i in order:
+        if not batches or lengths[i] > room:
+            batches.append([])
+            room = budget
+        batches[-1].append(i)
+        room -= lengths[i]
     return batches
 
 
