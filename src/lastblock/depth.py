@@ -34,7 +34,7 @@ from lastblock.tokenization.batching import TokenIds, pad, shared_batches
 
 # Texts that are probed, and their tokens: more would tell little more, and all these states of a
 # few depths are held in memory.
-MOST_TEXTS = 512
+MOST_TEXTS = 320
 MOST_TOKENS = 32_768
 # Depths that are probed, as shares of the decoder, at about every fifteenth. Above, little is
 # gained on any set that was looked at, and every block costs time (docs/experiments.md).
