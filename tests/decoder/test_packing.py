@@ -101,6 +101,27 @@ def test_of_8_bit_integers_no_text_changes_another(family, threads, begun, use_k
         torch.set_num_threads(before)
 
 
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+@torch.inference_mode()
+def test_lengths_may_be_of_any_integers(dtype):
+    decoder, (ids, lengths) = random_decoder(), alike()
+    states = decoder.climb(ids, lengths.to(dtype)).to(2).states()
+    exact = decoder.climb(ids, lengths).to(2).states()
+    assert all(torch.equal(*pair) for pair in zip(states, exact, strict=True))
+
+
+@torch.inference_mode()
+def test_full_attention_sees_nothing_of_another_text(use_kernels):
+    use_kernels(False)
+    decoder, said = random_decoder(), []
+    decoder.set_attention("full")
+    ids = torch.randint(0, 97, (2, 9))
+    for _ in range(2):
+        ids[0] = torch.randint(0, 97, (9,))
+        said.append(decoder.climb(ids, torch.tensor([9, 4])).to(4).states()[1])
+    torch.testing.assert_close(*said)
+
+
 @torch.inference_mode()
 def test_rows_stand_before_each_text():
     decoder, (ids, lengths) = random_decoder(), alike()

@@ -1,5 +1,7 @@
 """Batches hold every text once, within the budget, and padding loses nothing."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -15,8 +17,9 @@ def test_every_text_once_within_the_budget(lengths: list[int], budget: int, at_o
     assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
     for batch in batches:
         assert len(batch) == 1 or sum(lengths[i] for i in batch) <= budget
-    like = [lengths[i].bit_length() for batch in batches for i in batch]
-    assert like == sorted(like, reverse=True)
+    in_order = [lengths[i] for batch in batches for i in batch]
+    for one, other in itertools.combinations(in_order, 2):  # as good as the longest first
+        assert other < 1.25 * one
 
 
 def test_those_that_begin_alike_stand_together() -> None:

@@ -21,8 +21,8 @@ class Packing:
     """Where the tokens of B texts of up to T tokens are among N rows.
 
     ``lengths`` (B,): tokens of each. ``shared`` (B,): how many of them, the first ones, are rows of
-    texts before it. ``path`` (B, T): each token's row, or nought where a text has ended. ``own``
-    (B, T): whether a token's row is here the first time; these, text by text, are the rows.
+    texts before it. ``path`` (B, T): each token's row, or the last token's where a text has ended.
+    ``own`` (B, T): whether a token's row is here the first time; these are the rows, in order.
     """
 
     lengths: Tensor
@@ -31,7 +31,7 @@ class Packing:
     own: Tensor
 
     def spread(self, rows: Tensor) -> Tensor:
-        """Of rows (1, N, ...) each text's, (B, T, ...); any where a text has ended."""
+        """Of rows (1, N, ...) each text's, (B, T, ...); its last where it has ended."""
         return rows[0][self.path]
 
     def gather(self, x: Tensor) -> Tensor:
@@ -54,7 +54,8 @@ def pack(ids: Tensor, lengths: Tensor, *, share: bool) -> Packing:
     ``share``: a text has no rows for what it begins with as the one before it does. Texts that
     begin alike should stand together.
     """
-    filled = real(lengths, ids.shape[1])
+    lengths, at = lengths.long(), torch.arange(ids.shape[1])
+    filled = real(lengths, len(at))
     shared = torch.zeros(len(ids), dtype=torch.int64)
     if share and len(ids) > 1:
         alike = (ids[1:] == ids[:-1]) & filled[1:] & filled[:-1]
@@ -64,8 +65,8 @@ def pack(ids: Tensor, lengths: Tensor, *, share: bool) -> Packing:
             if rows + length - same > TOGETHER:
                 rows = shared[i] = same = 0
             rows += length - same
-    own = filled & (torch.arange(ids.shape[1]) >= shared[:, None])
+    own = filled & (at >= shared[:, None])
     number = own.flatten().cumsum(0).view(ids.shape) - 1
     # A token that is not a text's own is the latest one above it.
     path = number.masked_fill(~own, 0).cummax(0).values
-    return Packing(lengths, shared, path, own)
+    return Packing(lengths, shared, path.gather(1, at.minimum(lengths[:, None] - 1)), own)

@@ -48,14 +48,15 @@ def shared_batches(
 ) -> list[npt.NDArray[np.int64]]:
     """Split sequences' numbers into batches, each of at most ``budget`` tokens.
 
-    Those that begin alike stand together, among those of like length: padded, no batch is more than
-    twice as large. Longest first: if memory is short it shows at once, and a progress bar only gets
-    faster. A sequence longer than the budget is a batch of its own. Where several are computed
-    ``at_once`` the last ones are smaller, so that none is computed while nothing else is.
+    Those that begin alike stand together, among those of like length, none longer than another by
+    a quarter: where a batch is padded after all, that is little. Longest first: if memory is short
+    it shows at once, and a progress bar only gets faster. A sequence longer than the budget is a
+    batch of its own. Where several are computed ``at_once`` the last ones are smaller, so that none
+    is computed while nothing else is.
     """
     lengths = [len(ids) for ids in sequences]
     order = sorted(
-        range(len(sequences)), key=lambda i: (-lengths[i].bit_length(), sequences[i].tobytes())
+        range(len(sequences)), key=lambda i: (-_about(lengths[i]), sequences[i].tobytes())
     )
     batches = _filled(order, lengths, budget)
     over = len(batches) % at_once
@@ -65,6 +66,12 @@ def shared_batches(
         each = tokens // at_once + max(lengths[i] for i in rest)
         batches[-over:] = _filled(rest, lengths, min(budget, each))
     return [np.array(batch, np.int64) for batch in batches]
+
+
+def _about(length: int) -> int:
+    """A length, but for all that comes after its three leading bits."""
+    rest = max(0, length.bit_length() - 3)
+    return length >> rest << rest
 
 
 def _filled(order: Sequence[int], lengths: Sequence[int], budget: int) -> list[list[int]]:
