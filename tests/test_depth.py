@@ -13,6 +13,7 @@ from lastblock.classifier import SequenceClassifier
 from lastblock.decoder.config import DecoderConfig
 from lastblock.decoder.decoder import Decoder
 from lastblock.depth import (
+    MOST_TEXTS,
     Choice,
     Curve,
     _equally_weighted,
@@ -84,7 +85,7 @@ def test_choosing_again_costs_no_pass_and_chooses_the_same() -> None:
 def test_the_sample_does_not_depend_on_order_and_has_no_text_twice() -> None:
     ids, _ = texts(2000)
     rows = sample(ids)
-    assert len({ids[i].tobytes() for i in rows}) == len(rows) == 512
+    assert len({ids[i].tobytes() for i in rows}) == len(rows) == MOST_TEXTS
     order = np.random.default_rng(0).permutation(len(ids))
     shuffled = [ids[i] for i in order]
     assert {shuffled[i].tobytes() for i in sample(shuffled)} == {ids[i].tobytes() for i in rows}
@@ -243,6 +244,7 @@ def test_what_fell_behind_may_be_chosen_in_the_end(monkeypatch: pytest.MonkeyPat
         kept &= {*curve.in_the_running(), *depths[len(curve.depths) :]}
     assert curve.chosen() not in kept
     said = iter(accuracy)
+    monkeypatch.setattr("lastblock.depth.MOST_TEXTS", 512)
     monkeypatch.setattr("lastblock.depth._accuracy", lambda *_: next(said))
     monkeypatch.setattr("lastblock.depth._most_frequent", lambda *_: 0.5)
     shape = {**FAMILIES["llama"], "num_hidden_layers": 8, "vocab_size": 600}

@@ -126,7 +126,18 @@ def test_inputs_in_another_precision_are_turned_first(dtype):
         said, exact = decoder.run(x, 0, 1), decoder.run(x.float(), 0, 1)
     # The positions' tables are in that precision too.
     assert (said.float() - exact).norm() / exact.norm() < 0.01
-    assert not kernels.can_attend(*(torch.randn(1, 2, 2, 4, dtype=dtype) for _ in range(3)))
+    given = (torch.randn(1, 2, 2, 4, dtype=dtype) for _ in range(3))
+    assert kernels.can_attend(*given) == (dtype == torch.bfloat16)
+
+
+@needs_kernels
+def test_attention_in_16_bits_is_that_in_32_rounded():
+    together = torch.randn(3, 20, 10, 8).bfloat16()
+    parts = together.split([6, 2, 2], dim=2)
+    assert kernels.can_attend(*parts)
+    found, exact = _attend(*parts), _attend(*together.float().split([6, 2, 2], dim=2))
+    assert found.dtype == torch.bfloat16
+    assert torch.equal(found, exact.bfloat16())
 
 
 @needs_kernels

@@ -228,8 +228,9 @@ def worth_attending(batch: int, length: int, heads: Heads) -> bool:
 
 
 def can_attend(q: Tensor, k: Tensor, v: Tensor) -> bool:
-    """Whether ``attend`` takes these: float32, and laid out token by token."""
-    return all(of.dtype == torch.float32 and _is_by_token(of) for of in (q, k, v))
+    """Whether ``attend`` takes these: float32 or bfloat16, and laid out token by token."""
+    known = q.dtype in (torch.float32, torch.bfloat16)
+    return known and all(of.dtype == q.dtype and _is_by_token(of) for of in (q, k, v))
 
 
 def _is_by_token(x: Tensor) -> bool:
@@ -247,7 +248,7 @@ def attend(
     before: Pair | None,
     packing: Packing | None = None,
 ) -> Tensor:
-    """Softmax attention, (B, T, H * D), float32.
+    """Softmax attention, (B, T, H * D), computed in float32, of the queries' dtype.
 
     Args:
         q: queries (B, T, H, D), not yet rotated.
@@ -258,12 +259,14 @@ def attend(
         before: keys, rotated, and values of S tokens before every text, each (1, S, K, D).
         packing: how tokens are packed, if q, k and v are rows (1, N, ...). The result is then, too.
     """
+    dtype = q.dtype
+    q, k, v = (of.float() for of in (q, k, v))
     y = q.new_empty(*q.shape[:2], heads.heads * heads.dim)
     said, _kept = _attention(q, heads, rotary, before, packing)
     said.queries, said.keys, said.values = q.data_ptr(), k.data_ptr(), v.data_ptr()
     said.query_stride, said.key_stride, said.value_stride = (of.stride(1) for of in (q, k, v))
     _call("attend", ctypes.addressof(said), y.data_ptr())
-    return y
+    return y.to(dtype)
 
 
 def _attention(
