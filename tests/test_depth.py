@@ -244,7 +244,6 @@ def test_what_fell_behind_may_be_chosen_in_the_end(monkeypatch: pytest.MonkeyPat
         kept &= {*curve.in_the_running(), *depths[len(curve.depths) :]}
     assert curve.chosen() not in kept
     said = iter(accuracy)
-    monkeypatch.setattr("lastblock.depth.MOST_TEXTS", 512)
     monkeypatch.setattr("lastblock.depth._accuracy", lambda *_: next(said))
     monkeypatch.setattr("lastblock.depth._most_frequent", lambda *_: 0.5)
     shape = {**FAMILIES["llama"], "num_hidden_layers": 8, "vocab_size": 600}
