@@ -34,8 +34,8 @@ from lastblock.tokenization.batching import TokenIds, pad, shared_batches
 
 Rows = npt.NDArray[np.int64]
 
-# Tokens in one pass of the prefix. Large enough that matrix products run at full
-# rate, small enough that a block's results stay in a processor's cache.
+# Tokens in one pass of the prefix. Large enough that matrix products run at full rate, small enough
+# that a block's results stay in a processor's cache.
 TOKEN_BUDGET = 1024
 
 # Fewer texts than this are computed sooner than they are looked for on disk.

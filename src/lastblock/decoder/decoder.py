@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from lastblock.config import AttentionKind
 from lastblock.decoder.config import DecoderConfig, Rope
 from lastblock.decoder.layers import Block, KeysValues, RotaryTables, make_norm, rotary_tables
-from lastblock.decoder.packing import Packing, pack, real
+from lastblock.decoder.packing import Packing, pack, real, sizes
 
 
 @dataclass(frozen=True)
@@ -91,9 +91,8 @@ class Decoder(nn.Module):
         begun = self._beginning
         if begun is not None:
             first = len(begun.ids)
-            worth = (
-                self.is_causal() and not torch.is_grad_enabled() and bool((lengths > first).all())
-            )
+            worth = self.is_causal() and not torch.is_grad_enabled()
+            worth = worth and bool((lengths > first).all())  # all that follows has a last token
             if not worth or not torch.equal(ids[:, :first], begun.ids.expand(len(ids), first)):
                 begun = None
         return Climb(self, ids, lengths, begun)
@@ -135,7 +134,7 @@ class Decoder(nn.Module):
         that are packed so.
         """
         first = 0 if after is None else len(after.ids)
-        length = x.shape[1] if packing is None else packing.path.shape[1]
+        _, length = sizes(x, packing)
         for index in range(start, stop):
             before = None if after is None else after.keys_values[index]
             tables = self.rotary(index, x.dtype, length, first)
@@ -233,9 +232,9 @@ class Climb:
         start = len(above) * count
         first = torch.arange(start, start + self._first).expand(count, -1)
         wanted = torch.cat((each, first, path + start + self._first), dim=1)
-        sizes = self._packing.lengths + len(above) + self._first
-        flat = torch.cat(parts)[wanted[real(sizes, wanted.shape[1])]]
-        return list(flat.split(sizes.tolist()))
+        rows = self._packing.lengths + len(above) + self._first
+        flat = torch.cat(parts)[wanted[real(rows, wanted.shape[1])]]
+        return list(flat.split(rows.tolist()))
 
     def pooled(self) -> tuple[Tensor, Tensor]:
         """Last token's states and mean states of each text: each (B, C), float32."""

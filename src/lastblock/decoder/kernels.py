@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lastblock.decoder.packing import Packing
+from lastblock.decoder.packing import Packing, sizes
 
 _VERSION = 4  # of what the functions are given, as kernels.c has it too
 # A panel of a weight is so many of its rows; four integers of each row stand together.
@@ -279,7 +279,7 @@ def _attention(
     """What the kernel is told of x (B, T, ...), but for where it is; and what that points to."""
     cos, sin = rotary or (None, None)
     keys, values = before or (None, None)
-    batch, length = (x if packing is None else packing.path).shape[:2]
+    batch, length = sizes(x, packing)
     said = _Attention(
         batch=batch,
         length=length,

@@ -32,7 +32,7 @@ from torch.nn import functional as F
 from lastblock.decoder import few_rows, kernels
 from lastblock.decoder.config import Activation, DecoderConfig, Rope
 from lastblock.decoder.few_rows import Rows
-from lastblock.decoder.packing import Packing
+from lastblock.decoder.packing import Packing, sizes
 
 RotaryTables = tuple[Tensor, Tensor]  # cos and sin, each (T, D)
 KeysValues = tuple[Tensor, Tensor]  # each (B, T, K, D)
@@ -259,12 +259,6 @@ def _hidden(
         return hidden.repeat_interleave(shared, dim=0)
 
 
-def _sizes(x: Tensor, packing: Packing | None) -> tuple[int, int]:
-    """How many texts there are, and tokens in the longest, of x (B, T, ...), or packed rows."""
-    batch, length = (x if packing is None else packing.path).shape[:2]
-    return batch, length
-
-
 class Attention(nn.Module):
     """Self-attention, grouped-query if the configuration says so (Ainslie et al. 2023).
 
@@ -299,7 +293,7 @@ class Attention(nn.Module):
         heads = kernels.Heads(
             self.heads, self.kv_heads, self.head_dim, self.scale, self.causal, self.window
         )
-        in_kernels = kernels.worth_attending(*_sizes(x, packing), heads)
+        in_kernels = kernels.worth_attending(*sizes(x, packing), heads)
         qkv, out = self.qkv.packed(), self.out.packed()
         if in_kernels and qkv is not None and out is not None and self.q_norm is None:
             return kernels.self_attention(x, qkv, out, heads, rotary, before, packing)

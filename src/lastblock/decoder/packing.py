@@ -43,6 +43,12 @@ class Packing:
         return self.path[real(self.lengths, self.path.shape[1])]
 
 
+def sizes(x: Tensor, packing: Packing | None) -> tuple[int, int]:
+    """How many texts there are, and tokens in the longest, of x (B, T, ...), or of packed rows."""
+    batch, length = (x if packing is None else packing.path).shape[:2]
+    return batch, length
+
+
 def real(lengths: Tensor, most: int) -> Tensor:
     """Which of so many places texts of such lengths (B,) fill: (B, most)."""
     return torch.arange(most) < lengths[:, None]
