@@ -76,6 +76,14 @@ def test_texts_that_begin_otherwise_or_have_nothing_else_are_run_whole():
 
 
 @torch.inference_mode()
+def test_much_longer_texts_have_the_states_of_whole_ones():
+    decoder = random_decoder()
+    long = torch.randint(0, 97, (1, 20)).repeat(1, 5)
+    decoder.begin_with(long[0, :4])
+    _close(_states(_climb(decoder, long)), _up(decoder, long))
+
+
+@torch.inference_mode()
 def test_nothing_is_kept_of_weights_that_change():
     decoder, ids = random_decoder("qwen2"), torch.randint(0, 97, (1, 20))
     decoder.begin_with(ids[0, :6])

@@ -16,10 +16,22 @@ def test_every_text_once_within_the_budget(lengths: list[int], budget: int, at_o
     batches = [batch.tolist() for batch in shared_batches(sequences, budget, at_once)]
     assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
     for batch in batches:
-        assert len(batch) == 1 or sum(lengths[i] for i in batch) <= budget
+        longest = max(lengths[i] for i in batch)
+        assert len(batch) == 1 or longest * len(batch) <= budget
     in_order = [lengths[i] for batch in batches for i in batch]
     for one, other in itertools.combinations(in_order, 2):  # as good as the longest first
         assert other < 1.25 * one
+
+
+@given(st.lists(st.integers(1, 300), max_size=80), st.integers(1, 500), st.integers(1, 5))
+def test_the_longest_come_first_where_nothing_is_alike(
+    lengths: list[int], budget: int, at_once: int
+) -> None:
+    """By the three leading bits of a length."""
+    sequences = [np.arange(n, dtype=np.int32) for n in lengths]
+    order = np.concatenate([np.empty(0, np.int64), *shared_batches(sequences, budget, at_once)])
+    leading = [int(f"{lengths[i]:b}"[:3].ljust(len(f"{lengths[i]:b}"), "0"), 2) for i in order]
+    assert leading == sorted(leading, reverse=True)
 
 
 def test_those_that_begin_alike_stand_together() -> None:

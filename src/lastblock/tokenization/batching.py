@@ -46,13 +46,12 @@ class Frame:
 def shared_batches(
     sequences: Sequence[TokenIds], budget: int, at_once: int = 1
 ) -> list[npt.NDArray[np.int64]]:
-    """Split sequences' numbers into batches, each of at most ``budget`` tokens.
+    """Split sequences' numbers into batches, each of at most ``budget`` tokens when padded.
 
     Those that begin alike stand together, among those of like length, none longer than another by
-    a quarter: where a batch is padded after all, that is little. Longest first: if memory is short
-    it shows at once, and a progress bar only gets faster. A sequence longer than the budget is a
-    batch of its own. Where several are computed ``at_once`` the last ones are smaller, so that none
-    is computed while nothing else is.
+    a quarter. Longest first: if memory is short it shows at once, and a progress bar only gets
+    faster. A sequence longer than the budget is a batch of its own. Where several are computed
+    ``at_once`` the last ones are smaller, so that none is computed while nothing else is.
     """
     lengths = [len(ids) for ids in sequences]
     order = sorted(
@@ -62,7 +61,7 @@ def shared_batches(
     over = len(batches) % at_once
     if over and len(batches) > at_once:
         rest = [i for batch in batches[-over:] for i in batch]
-        tokens = sum(lengths[i] for i in rest)
+        tokens = sum(len(batch) * max(lengths[i] for i in batch) for batch in batches[-over:])
         each = tokens // at_once + max(lengths[i] for i in rest)
         batches[-over:] = _filled(rest, lengths, min(budget, each))
     return [np.array(batch, np.int64) for batch in batches]
@@ -76,13 +75,13 @@ def _about(length: int) -> int:
 
 def _filled(order: Sequence[int], lengths: Sequence[int], budget: int) -> list[list[int]]:
     batches: list[list[int]] = []
-    room = 0
+    longest = 0
     for i in order:
-        if not batches or lengths[i] > room:
+        longest = max(longest, lengths[i])
+        if not batches or longest * (len(batches[-1]) + 1) > budget:
             batches.append([])
-            room = budget
+            longest = lengths[i]
         batches[-1].append(i)
-        room -= lengths[i]
     return batches
 
 
