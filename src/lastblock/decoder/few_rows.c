@@ -34,6 +34,13 @@ enum { AT_ONCE = 256 };
     default: call(8); break;                                                                      \
     }
 
+/* Some lanes, or all: a mask costs Intel's processors as much as a multiplication. ``whole`` is a
+ * constant. */
+#define LOAD(whole, some, x) ((whole) ? _mm512_loadu_ps(x) : _mm512_maskz_loadu_ps(some, x))
+
+/* A register for what was loaded: else each multiplication would load it again. */
+#define KEPT(v) __asm__("" : "+v"(v));
+
 /* A row's three sums, or the first of them, take a number's share of w0 to w2. */
 #define TAKE(r, v, outputs)                                                                       \
     {                                                                                             \
@@ -74,22 +81,30 @@ INLINE void dot_tile(const int rows, const int outputs, const float *x, int64_t 
                      int fetch)
 {
 #define BEGIN(r) __m512 s##r##0 = _mm512_setzero_ps(), s##r##1 = s##r##0, s##r##2 = s##r##0;
-#define STEP(r)                                                                                   \
+#define STEP(r, whole)                                                                            \
     if (r < rows) {                                                                               \
-        const __m512 v = _mm512_maskz_loadu_ps(some, x + r * x_row + i);                          \
+        __m512 v = LOAD(whole, some, x + r * x_row + i);                                          \
+        KEPT(v)                                                                                   \
         TAKE(r, v, outputs)                                                                       \
     }
-    EACH_ROW(BEGIN)
-    for (int64_t i = 0; i < size; i += 16) {
-        const __mmask16 some = lanes(size - i);
-        const __m512 w0 = _mm512_maskz_loadu_ps(some, w + i);
-        const __m512 w1 = outputs > 1 ? _mm512_maskz_loadu_ps(some, w + w_row + i) : w0;
-        const __m512 w2 = outputs > 2 ? _mm512_maskz_loadu_ps(some, w + 2 * w_row + i) : w0;
-        if (fetch)
-            for (int o = 0; o < outputs; o++)
-                _mm_prefetch((const char *)(w + (BLOCK + o) * w_row + i), _MM_HINT_T0);
-        EACH_ROW(STEP)
+#define TERMS(whole)                                                                              \
+    {                                                                                             \
+        const __mmask16 some = whole ? 0xffff : lanes(size - i);                                  \
+        const __m512 w0 = LOAD(whole, some, w + i);                                               \
+        const __m512 w1 = outputs > 1 ? LOAD(whole, some, w + w_row + i) : w0;                    \
+        const __m512 w2 = outputs > 2 ? LOAD(whole, some, w + 2 * w_row + i) : w0;                \
+        if (fetch)                                                                                \
+            for (int o = 0; o < outputs; o++)                                                     \
+                _mm_prefetch((const char *)(w + (BLOCK + o) * w_row + i), _MM_HINT_T0);           \
+        STEP(0, whole) STEP(1, whole) STEP(2, whole) STEP(3, whole)                               \
+        STEP(4, whole) STEP(5, whole) STEP(6, whole) STEP(7, whole)                               \
     }
+    EACH_ROW(BEGIN)
+    int64_t i = 0;
+    for (; i + 16 <= size; i += 16)
+        TERMS(1)
+    if (i < size)
+        TERMS(0)
 #define COLUMN(i) s0##i, s1##i, s2##i, s3##i, s4##i, s5##i, s6##i, s7##i
     add_up(rows, COLUMN(0), y, y_row);
     if (outputs > 1)
@@ -99,6 +114,7 @@ INLINE void dot_tile(const int rows, const int outputs, const float *x, int64_t 
 #undef COLUMN
 #undef BEGIN
 #undef STEP
+#undef TERMS
 }
 
 /* y (n, out) = x (n, size) times w (out, size), number by number along both rows. */
@@ -133,16 +149,17 @@ TARGET static void dots(const float *x, int64_t x_row, int64_t n, const float *w
     }
 }
 
-INLINE void sum_tile(const int rows, const float *a, int64_t a_row, const float *w, int64_t w_row,
-                     int64_t terms, float *y, int64_t y_row, int64_t columns, int more, int fetch)
+INLINE void sum_tile(const int rows, const int whole, const float *a, int64_t a_row, const float *w,
+                     int64_t w_row, int64_t terms, float *y, int64_t y_row, int64_t columns,
+                     int more, int fetch)
 {
     const __mmask16 m0 = lanes(columns), m1 = lanes(columns - 16), m2 = lanes(columns - 32);
 #define BEGIN(r)                                                                                  \
     __m512 s##r##0 = _mm512_setzero_ps(), s##r##1 = s##r##0, s##r##2 = s##r##0;                   \
     if (r < rows && more) {                                                                       \
-        s##r##0 = _mm512_maskz_loadu_ps(m0, y + r * y_row);                                       \
-        s##r##1 = _mm512_maskz_loadu_ps(m1, y + r * y_row + 16);                                  \
-        s##r##2 = _mm512_maskz_loadu_ps(m2, y + r * y_row + 32);                                  \
+        s##r##0 = LOAD(whole, m0, y + r * y_row);                                       \
+        s##r##1 = LOAD(whole, m1, y + r * y_row + 16);                                  \
+        s##r##2 = LOAD(whole, m2, y + r * y_row + 32);                                  \
     }
 #define STEP(r)                                                                                   \
     if (r < rows) {                                                                               \
@@ -158,9 +175,9 @@ INLINE void sum_tile(const int rows, const float *a, int64_t a_row, const float 
 
     EACH_ROW(BEGIN)
     for (int64_t t = 0; t < terms; t++) {
-        const __m512 w0 = _mm512_maskz_loadu_ps(m0, w + t * w_row);
-        const __m512 w1 = _mm512_maskz_loadu_ps(m1, w + t * w_row + 16);
-        const __m512 w2 = _mm512_maskz_loadu_ps(m2, w + t * w_row + 32);
+        const __m512 w0 = LOAD(whole, m0, w + t * w_row);
+        const __m512 w1 = LOAD(whole, m1, w + t * w_row + 16);
+        const __m512 w2 = LOAD(whole, m2, w + t * w_row + 32);
         if (fetch)
             for (int line = 0; line < COLUMNS / 16; line++)
                 _mm_prefetch((const char *)(w + (t + CHUNK) * w_row + line * 16), _MM_HINT_T0);
@@ -181,11 +198,19 @@ TARGET static void sums(const float *a, int64_t a_row, int64_t n, const float *w
         for (int64_t t = 0; t < terms || t == 0; t += CHUNK) {
             for (int64_t c = 0; c < columns; c += COLUMNS) {
                 for (int64_t r = 0; r < here; r += ROWS) {
-#define TILE(rows)                                                                                \
-    sum_tile(rows, a + r * a_row + t, a_row, w + t * w_row + c, w_row, least(CHUNK, terms - t),   \
-             y + r * y_row + c, y_row, columns - c, t > 0, r == 0)
-                    BY_ROWS(here - r, TILE)
+#define TILE(rows, whole)                                                                         \
+    sum_tile(rows, whole, a + r * a_row + t, a_row, w + t * w_row + c, w_row,                     \
+             least(CHUNK, terms - t), y + r * y_row + c, y_row, columns - c, t > 0, r == 0)
+#define WHOLE(rows) TILE(rows, 1)
+#define NARROW(rows) TILE(rows, 0)
+                    if (columns - c >= COLUMNS) {
+                        BY_ROWS(here - r, WHOLE)
+                    } else {
+                        BY_ROWS(here - r, NARROW)
+                    }
 #undef TILE
+#undef WHOLE
+#undef NARROW
                 }
             }
         }
@@ -470,16 +495,16 @@ INLINE void moved(__m512 gradient, const Step *s, int64_t at, __mmask16 some)
 
 /* Some rows of the weight and WIDE columns, from ``at`` on; meanwhile those from ``next`` on are fetched,
  * which lie in as many pieces as there are rows. */
-INLINE void step_tile(const int rows, const Step *s, int64_t row, int64_t column, int64_t next)
+INLINE void step_tile(const int rows, const int whole, const Step *s, int64_t row, int64_t column,
+                      int64_t next)
 {
 #define EACH_COLUMN(of, r) of(r, 0) of(r, 1) of(r, 2) of(r, 3) of(r, 4) of(r, 5)
 #define EACH_SUM(of) EACH_COLUMN(of, 0) EACH_COLUMN(of, 1) EACH_COLUMN(of, 2) EACH_COLUMN(of, 3)
 #define BEGIN(r, c) __m512 s##r##c = _mm512_setzero_ps();
 #define WRITTEN(r, c)                                                                             \
     if (r < rows)                                                                                 \
-        s##r##c = _mm512_maskz_loadu_ps(lanes(left - 16 * c),                                     \
-                                        s->gradient + at + r * s->in + 16 * c);
-#define LOAD(r, c) const __m512 x##c = _mm512_maskz_loadu_ps(lanes(left - 16 * c), x + 16 * c);
+        s##r##c = LOAD(whole, lanes(left - 16 * c), s->gradient + at + r * s->in + 16 * c);
+#define INPUT(r, c) const __m512 x##c = LOAD(whole, lanes(left - 16 * c), x + 16 * c);
 #define MULTIPLY(r, c) s##r##c = _mm512_fmadd_ps(d##r, x##c, s##r##c);
 #define STEP(r)                                                                                   \
     if (r < rows) {                                                                               \
@@ -512,7 +537,7 @@ INLINE void step_tile(const int rows, const Step *s, int64_t row, int64_t column
                     FETCH(fetched)
                     fetched++;
                 }
-                EACH_COLUMN(LOAD, 0)
+                EACH_COLUMN(INPUT, 0)
                 STEP(0)
                 STEP(1)
                 STEP(2)
@@ -527,7 +552,7 @@ INLINE void step_tile(const int rows, const Step *s, int64_t row, int64_t column
 #undef EACH_SUM
 #undef BEGIN
 #undef WRITTEN
-#undef LOAD
+#undef INPUT
 #undef MULTIPLY
 #undef STEP
 #undef MOVE
@@ -541,11 +566,16 @@ TARGET static void some_weights(const Step *s, int64_t begin, int64_t end)
         for (int64_t column = 0; column < s->in; column += WIDE) {
             const int64_t right = column + WIDE;
             const int64_t next = right < s->in ? row * s->in + right : (row + WEIGHTS) * s->in;
+            const int narrow = s->in < right;
             switch (end - row) {
-            case 1: step_tile(1, s, row, column, next); break;
-            case 2: step_tile(2, s, row, column, next); break;
-            case 3: step_tile(3, s, row, column, next); break;
-            default: step_tile(4, s, row, column, next); break;
+            case 1: step_tile(1, 0, s, row, column, next); break;
+            case 2: step_tile(2, 0, s, row, column, next); break;
+            case 3: step_tile(3, 0, s, row, column, next); break;
+            default:
+                if (narrow)
+                    step_tile(4, 0, s, row, column, next);
+                else
+                    step_tile(4, 1, s, row, column, next);
             }
         }
     }

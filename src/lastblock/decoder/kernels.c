@@ -160,10 +160,14 @@ INLINE void finish(__m512i s0, __m512i s1, __m512i s2, __m512i s3, const Layer *
     _mm512_mask_storeu_ps(to + 48, lanes(left - 48), activated(y3, activation));
 }
 
-/* Some rows of integers times one panel; ``rows``, ``activation`` and ``gated`` are constants. */
+/* A tile's part, of a chunk's, of the bytes of a panel. */
+#define PART(stride) (COLUMNS * (stride) * ROWS / CHUNK)
+
+/* Some rows of integers times one panel, while a part of the next one is fetched, as it would be waited
+ * for; ``rows``, ``activation`` and ``gated`` are constants. */
 INLINE void tile(const int rows, const Layer *layer, int64_t panel, const uint8_t *whole,
-                 int64_t stride, const float *unit, float *to, const int activation,
-                 const int gated)
+                 int64_t stride, const float *unit, float *to, const int8_t *next,
+                 const int activation, const int gated)
 {
 #define EACH(of) of(0) of(1) of(2) of(3) of(4) of(5)
 #define BEGIN(r)                                                                                  \
@@ -185,6 +189,8 @@ INLINE void tile(const int rows, const Layer *layer, int64_t panel, const uint8_
                activation, gated);
 
     const int8_t *weight = layer->panels + panel * COLUMNS * stride;
+    for (int64_t i = 0; i < PART(stride); i += 64)
+        _mm_prefetch((const char *)next + i, _MM_HINT_T1);
     EACH(BEGIN)
     for (int64_t i = 0; i < stride; i += 4, weight += 4 * COLUMNS) {
         const __m512i w0 = _mm512_loadu_si512(weight), w1 = _mm512_loadu_si512(weight + 64);
@@ -201,15 +207,16 @@ INLINE void tile(const int rows, const Layer *layer, int64_t panel, const uint8_
 /* A function for each kind of layer, so that what it does at the end of a sum is no question. */
 #define TILES(name, activation, gated)                                                            \
     TARGET static void name(int64_t rows, const Layer *layer, int64_t panel,                      \
-                            const uint8_t *whole, int64_t stride, const float *unit, float *to)   \
+                            const uint8_t *whole, int64_t stride, const float *unit, float *to,   \
+                            const int8_t *next)                                                   \
     {                                                                                             \
         switch (rows) {                                                                           \
-        case 1: tile(1, layer, panel, whole, stride, unit, to, activation, gated); break;         \
-        case 2: tile(2, layer, panel, whole, stride, unit, to, activation, gated); break;         \
-        case 3: tile(3, layer, panel, whole, stride, unit, to, activation, gated); break;         \
-        case 4: tile(4, layer, panel, whole, stride, unit, to, activation, gated); break;         \
-        case 5: tile(5, layer, panel, whole, stride, unit, to, activation, gated); break;         \
-        default: tile(6, layer, panel, whole, stride, unit, to, activation, gated); break;        \
+        case 1: tile(1, layer, panel, whole, stride, unit, to, next, activation, gated); break;   \
+        case 2: tile(2, layer, panel, whole, stride, unit, to, next, activation, gated); break;   \
+        case 3: tile(3, layer, panel, whole, stride, unit, to, next, activation, gated); break;   \
+        case 4: tile(4, layer, panel, whole, stride, unit, to, next, activation, gated); break;   \
+        case 5: tile(5, layer, panel, whole, stride, unit, to, next, activation, gated); break;   \
+        default: tile(6, layer, panel, whole, stride, unit, to, next, activation, gated); break;  \
         }                                                                                         \
     }
 TILES(plain, NO_ACTIVATION, 0)
@@ -220,7 +227,7 @@ TILES(gated_silu, SILU, 1)
 TILES(gated_gelu, GELU, 1)
 
 typedef void (*Tiles)(int64_t, const Layer *, int64_t, const uint8_t *, int64_t, const float *,
-                      float *);
+                      float *, const int8_t *);
 static const Tiles TILES_OF[2][3] = {{plain, with_silu, with_gelu},
                                      {gated_plain, gated_silu, gated_gelu}};
 
@@ -252,10 +259,12 @@ TARGET static void product(const void *work, int64_t part, int64_t parts)
         for (int64_t r = 0; r < here; r++)
             unit[r] = rounded(p->x + (first + r) * layer->in, layer->factor, layer->eps,
                               layer->in, whole + r * stride);
-        for (int64_t panel = begin; panel < end; panel++)
-            for (int64_t r = 0; r < here; r += ROWS)
+        for (int64_t panel = begin; panel < end; panel++) {
+            const int8_t *next = layer->panels + (panel + 1) * COLUMNS * stride;
+            for (int64_t r = 0; r < here; r += ROWS, next += PART(stride))
                 tiles(here - r < ROWS ? here - r : ROWS, layer, panel, whole + r * stride, stride,
-                      unit + r, p->y + (first + r) * layer->out + panel * wide);
+                      unit + r, p->y + (first + r) * layer->out + panel * wide, next);
+        }
     }
     free(whole);
 }
