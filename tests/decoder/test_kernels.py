@@ -228,8 +228,9 @@ def test_a_chain_is_one_layer_after_the_other(rows):
         )
         for shape, what in (((140, 48), ("silu", True)), ((48, 70), (None, False)))
     )
-    x = torch.randn(rows, 48)
+    x, added = torch.randn(rows, 48), torch.randn(rows, 48)
     assert torch.equal(kernels.chain(x, into, out), out(into(x)))
+    assert torch.equal(kernels.chain(x, into, out, added), out(into(x)) + added)
 
 
 @needs_kernels
@@ -247,7 +248,9 @@ def test_attention_from_end_to_end_is_its_parts_in_turn(length, texts):
     before = tuple(torch.randn(2, 1, 4, 2, 8))
     q, k, v = qkv(x).unflatten(-1, (-1, 8)).split([6, 2, 2], dim=2)
     exact = out(kernels.attend(q, k, v, heads, rotary, before))
-    assert torch.equal(kernels.self_attention(x, qkv, out, heads, rotary, before), exact)
+    given, added = (x, qkv, out, heads, rotary, before), torch.randn(x.shape)
+    assert torch.equal(kernels.self_attention(*given), exact)
+    assert torch.equal(kernels.self_attention(*given, added=added), exact + added)
 
 
 @needs_kernels

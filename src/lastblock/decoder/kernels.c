@@ -30,7 +30,7 @@ EXPORT int version(void)
     const int can = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                     __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
                     __builtin_cpu_supports("avx512vnni");
-    return can ? 4 : 0;
+    return can ? 5 : 0;
 }
 
 /* An activation's value, or x itself. */
@@ -139,9 +139,15 @@ INLINE __m512 scaled(__m512i sum, const Layer *layer, int64_t column, __m512 uni
     return layer->bias ? _mm512_add_ps(y, _mm512_loadu_ps(layer->bias + column)) : y;
 }
 
-/* A row's sums of one panel -> what is to be known of it. */
+INLINE __m512 plus(__m512 y, const float *added, __mmask16 some)
+{
+    return added ? _mm512_add_ps(y, _mm512_maskz_loadu_ps(some, added)) : y;
+}
+
+/* A row's sums of one panel -> what is to be known of it, and what is to be ``added``, or none. */
 INLINE void finish(__m512i s0, __m512i s1, __m512i s2, __m512i s3, const Layer *layer,
-                   int64_t panel, float unit, float *to, const int activation, const int gated)
+                   int64_t panel, float unit, const float *added, float *to, const int activation,
+                   const int gated)
 {
     const __m512 u = _mm512_set1_ps(unit);
     const int64_t column = panel * COLUMNS, wide = gated ? COLUMNS / 2 : COLUMNS;
@@ -149,15 +155,19 @@ INLINE void finish(__m512i s0, __m512i s1, __m512i s2, __m512i s3, const Layer *
     __m512 y0 = activated(scaled(s0, layer, column, u), activation);
     __m512 y1 = activated(scaled(s1, layer, column + 16, u), activation);
     __m512 y2 = scaled(s2, layer, column + 32, u), y3 = scaled(s3, layer, column + 48, u);
+#define FINAL(y, lane)                                                                            \
+    _mm512_mask_storeu_ps(to + lane, lanes(left - lane),                                          \
+                          plus(y, added ? added + lane : NULL, lanes(left - lane)));
     if (gated) {
-        _mm512_mask_storeu_ps(to, lanes(left), _mm512_mul_ps(y0, y2));
-        _mm512_mask_storeu_ps(to + 16, lanes(left - 16), _mm512_mul_ps(y1, y3));
+        FINAL(_mm512_mul_ps(y0, y2), 0)
+        FINAL(_mm512_mul_ps(y1, y3), 16)
         return;
     }
-    _mm512_mask_storeu_ps(to, lanes(left), y0);
-    _mm512_mask_storeu_ps(to + 16, lanes(left - 16), y1);
-    _mm512_mask_storeu_ps(to + 32, lanes(left - 32), activated(y2, activation));
-    _mm512_mask_storeu_ps(to + 48, lanes(left - 48), activated(y3, activation));
+    FINAL(y0, 0)
+    FINAL(y1, 16)
+    FINAL(activated(y2, activation), 32)
+    FINAL(activated(y3, activation), 48)
+#undef FINAL
 }
 
 /* A tile's part, of a chunk's, of the bytes of a panel. */
@@ -166,8 +176,8 @@ INLINE void finish(__m512i s0, __m512i s1, __m512i s2, __m512i s3, const Layer *
 /* Some rows of integers times one panel, while a part of the next one is fetched, as it would be waited
  * for; ``rows``, ``activation`` and ``gated`` are constants. */
 INLINE void tile(const int rows, const Layer *layer, int64_t panel, const uint8_t *whole,
-                 int64_t stride, const float *unit, float *to, const int8_t *next,
-                 const int activation, const int gated)
+                 int64_t stride, const float *unit, const float *added, float *to,
+                 const int8_t *next, const int activation, const int gated)
 {
 #define EACH(of) of(0) of(1) of(2) of(3) of(4) of(5)
 #define BEGIN(r)                                                                                  \
@@ -185,8 +195,8 @@ INLINE void tile(const int rows, const Layer *layer, int64_t panel, const uint8_
     }
 #define FINISH(r)                                                                                 \
     if (r < rows)                                                                                 \
-        finish(s##r##0, s##r##1, s##r##2, s##r##3, layer, panel, unit[r], to + r * layer->out,    \
-               activation, gated);
+        finish(s##r##0, s##r##1, s##r##2, s##r##3, layer, panel, unit[r],                         \
+               added ? added + r * layer->out : NULL, to + r * layer->out, activation, gated);
 
     const int8_t *weight = layer->panels + panel * COLUMNS * stride;
     for (int64_t i = 0; i < PART(stride); i += 64)
@@ -205,18 +215,20 @@ INLINE void tile(const int rows, const Layer *layer, int64_t panel, const uint8_
 }
 
 /* A function for each kind of layer, so that what it does at the end of a sum is no question. */
+#define TILE(rows, activation, gated)                                                             \
+    tile(rows, layer, panel, whole, stride, unit, added, to, next, activation, gated)
 #define TILES(name, activation, gated)                                                            \
     TARGET static void name(int64_t rows, const Layer *layer, int64_t panel,                      \
-                            const uint8_t *whole, int64_t stride, const float *unit, float *to,   \
-                            const int8_t *next)                                                   \
+                            const uint8_t *whole, int64_t stride, const float *unit,              \
+                            const float *added, float *to, const int8_t *next)                    \
     {                                                                                             \
         switch (rows) {                                                                           \
-        case 1: tile(1, layer, panel, whole, stride, unit, to, next, activation, gated); break;   \
-        case 2: tile(2, layer, panel, whole, stride, unit, to, next, activation, gated); break;   \
-        case 3: tile(3, layer, panel, whole, stride, unit, to, next, activation, gated); break;   \
-        case 4: tile(4, layer, panel, whole, stride, unit, to, next, activation, gated); break;   \
-        case 5: tile(5, layer, panel, whole, stride, unit, to, next, activation, gated); break;   \
-        default: tile(6, layer, panel, whole, stride, unit, to, next, activation, gated); break;  \
+        case 1: TILE(1, activation, gated); break;                                                \
+        case 2: TILE(2, activation, gated); break;                                                \
+        case 3: TILE(3, activation, gated); break;                                                \
+        case 4: TILE(4, activation, gated); break;                                                \
+        case 5: TILE(5, activation, gated); break;                                                \
+        default: TILE(6, activation, gated); break;                                               \
         }                                                                                         \
     }
 TILES(plain, NO_ACTIVATION, 0)
@@ -226,14 +238,17 @@ TILES(gated_plain, NO_ACTIVATION, 1)
 TILES(gated_silu, SILU, 1)
 TILES(gated_gelu, GELU, 1)
 
+#undef TILE
+
 typedef void (*Tiles)(int64_t, const Layer *, int64_t, const uint8_t *, int64_t, const float *,
-                      float *, const int8_t *);
+                      const float *, float *, const int8_t *);
 static const Tiles TILES_OF[2][3] = {{plain, with_silu, with_gelu},
                                      {gated_plain, gated_silu, gated_gelu}};
 
 typedef struct {
     const float *x;
     const Layer *layer;
+    const float *added; /* (n, out), or none */
     float *y;
     int64_t n;
     atomic_int *failed;
@@ -261,35 +276,41 @@ TARGET static void product(const void *work, int64_t part, int64_t parts)
                               layer->in, whole + r * stride);
         for (int64_t panel = begin; panel < end; panel++) {
             const int8_t *next = layer->panels + (panel + 1) * COLUMNS * stride;
-            for (int64_t r = 0; r < here; r += ROWS, next += PART(stride))
+            for (int64_t r = 0; r < here; r += ROWS, next += PART(stride)) {
+                const int64_t at = (first + r) * layer->out + panel * wide;
                 tiles(here - r < ROWS ? here - r : ROWS, layer, panel, whole + r * stride, stride,
-                      unit + r, p->y + (first + r) * layer->out + panel * wide, next);
+                      unit + r, p->added ? p->added + at : NULL, p->y + at, next);
+            }
         }
     }
     free(whole);
 }
 
-/* n rows x, (n, in), through a layer: (n, out). Whether there was memory for it. */
-EXPORT int linear(const float *x, int64_t n, const Layer *layer, float *y, int64_t threads)
+/* n rows x, (n, in), through a layer: (n, out), plus what is ``added``, or none. Whether there was
+ * memory for it. */
+EXPORT int linear(const float *x, int64_t n, const Layer *layer, const float *added, float *y,
+                  int64_t threads)
 {
     atomic_int failed = 0;
-    const Product work = {x, layer, y, n, &failed};
+    const Product work = {x, layer, added, y, n, &failed};
     const int64_t worth = n * layer->in * layer->out / WORTH;
     share(product, &work, worth < threads ? worth : threads, threads);
     return !atomic_load(&failed);
 }
 
-/* Through one layer and then another, some rows at a time: what is between them stays in cache. */
-EXPORT int chain(const float *x, int64_t n, const Layer *into, const Layer *from, float *y,
-                 int64_t threads)
+/* Through one layer and then another, plus what is ``added``, or none; some rows at a time: what is
+ * between them stays in cache. */
+EXPORT int chain(const float *x, int64_t n, const Layer *into, const Layer *from,
+                 const float *added, float *y, int64_t threads)
 {
     const int64_t most = n < CHUNK ? n : CHUNK;
     float *between = aligned_alloc(64, up_to(sizeof(float) * most * into->out + 1, 64));
     int done = between != NULL;
     for (int64_t first = 0; done && first < n; first += most) {
         const int64_t here = n - first < most ? n - first : most;
-        done = linear(x + first * into->in, here, into, between, threads) &&
-               linear(between, here, from, y + first * from->out, threads);
+        const int64_t at = first * from->out;
+        done = linear(x + first * into->in, here, into, NULL, between, threads) &&
+               linear(between, here, from, added ? added + at : NULL, y + at, threads);
     }
     free(between);
     return done;
@@ -468,10 +489,10 @@ static int64_t together(const Attention *a, int64_t busy, int64_t *rows)
 }
 
 /* Queries, keys and values of x (batch, length, in), or of rows (.., in), attention, and what follows
- * it: y as x. Some texts at a time, so that what is between stays in cache. ``given`` says all but
- * where they are. */
+ * it, plus what is ``added``, or none: y as x. Some texts at a time, so that what is between stays in
+ * cache. ``given`` says all but where they are. */
 EXPORT int self_attention(const float *x, const Attention *given, const Layer *qkv,
-                          const Layer *out, float *y, int64_t threads)
+                          const Layer *out, const float *added, float *y, int64_t threads)
 {
     Attention a = *given;
     const int64_t wide = a.heads * a.dim, between_each = qkv->out + wide;
@@ -501,9 +522,10 @@ EXPORT int self_attention(const float *x, const Attention *given, const Layer *q
         a.keys = between + wide;
         a.values = a.keys + a.kv_heads * a.dim;
         a.base = row;
-        done = linear(x + row * qkv->in, here, qkv, between, threads) &&
+        const int64_t at = row * out->out;
+        done = linear(x + row * qkv->in, here, qkv, NULL, between, threads) &&
                attend(&a, attended, threads) &&
-               linear(attended, here, out, y + row * out->out, threads);
+               linear(attended, here, out, added ? added + at : NULL, y + at, threads);
     }
     free(between);
     return done;

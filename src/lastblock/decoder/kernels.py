@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from lastblock.decoder.packing import Packing, sizes
 
-_VERSION = 4  # of what the functions are given, as kernels.c has it too
+_VERSION = 5  # of what the functions are given, as kernels.c has it too
 # A panel of a weight is so many of its rows; four integers of each row stand together.
 _PANEL = 64
 # Inputs are taken up so many at a time.
@@ -69,10 +69,10 @@ def library() -> ctypes.CDLL | None:
             if library.version() != _VERSION:  # for another processor, or of another time
                 return None
             address, number = ctypes.c_void_p, ctypes.c_int64
-            library.linear.argtypes = [address, number, address, address, number]
-            library.chain.argtypes = [address, number, address, address, address, number]
+            library.linear.argtypes = [address, number, *[address] * 3, number]
+            library.chain.argtypes = [address, number, *[address] * 4, number]
             library.attend.argtypes = [address, address, number]
-            library.self_attention.argtypes = [*[address] * 5, number]
+            library.self_attention.argtypes = [*[address] * 6, number]
             library.multiply.argtypes = [address, ctypes.c_int, number]
             library.adamw.argtypes = [address, number, number]
             library.normed.argtypes = [
@@ -162,7 +162,7 @@ class Packed:
         x = x.float().contiguous()
         y = x.new_empty(*x.shape[:-1], self.outputs)
         rows = x.numel() // x.shape[-1]
-        _call("linear", x.data_ptr(), rows, self.address, y.data_ptr())
+        _call("linear", x.data_ptr(), rows, self.address, None, y.data_ptr())
         return y
 
 
@@ -172,15 +172,27 @@ def _filled_up(x: Tensor, dim: int, multiple: int) -> Tensor:
     return F.pad(x, (0, 0) * (x.dim() - 1 - dim) + (0, missing)) if missing else x
 
 
-def chain(x: Tensor, into: Packed, out: Packed) -> Tensor:
-    """``out(into(x))``, some rows at a time: what is between stays in the processor's cache."""
+def chain(x: Tensor, into: Packed, out: Packed, added: Tensor | None = None) -> Tensor:
+    """``out(into(x))``, some rows at a time: what is between stays in the processor's cache.
+
+    Plus what is ``added``, as large as that.
+    """
     x = x.float().contiguous()
     y = x.new_empty(*x.shape[:-1], out.outputs)
     if not x.numel():
         return y
-    rows = x.numel() // x.shape[-1]
-    _call("chain", x.data_ptr(), rows, into.address, out.address, y.data_ptr())
+    rows, more = x.numel() // x.shape[-1], _laid_out(added)
+    layers = into.address, out.address
+    _call("chain", x.data_ptr(), rows, *layers, _address(more), y.data_ptr())
     return y
+
+
+def _laid_out(x: Tensor | None) -> Tensor | None:
+    return None if x is None else x.float().contiguous()
+
+
+def _address(x: Tensor | None) -> int | None:
+    return None if x is None else x.data_ptr()
 
 
 @dataclass(frozen=True)
@@ -206,18 +218,20 @@ def self_attention(
     rotary: Pair | None,
     before: Pair | None,
     packing: Packing | None = None,
+    added: Tensor | None = None,
 ) -> Tensor:
     """``out(attend(...))`` of the queries, keys and values ``qkv(x)``, (B, T, C) -> (B, T, C).
 
-    Some texts at a time, for the same reason; see ``attend``.
+    Some texts at a time, for the same reason, and ``added`` likewise; see ``attend``.
     """
     x = x.float().contiguous()
     y = x.new_empty(*x.shape[:-1], out.outputs)
     if not x.numel():
         return y
     said, _kept = _attention(x, heads, rotary, before, packing)
-    at = ctypes.addressof(said)
-    _call("self_attention", x.data_ptr(), at, qkv.address, out.address, y.data_ptr())
+    at, more = ctypes.addressof(said), _laid_out(added)
+    layers = qkv.address, out.address
+    _call("self_attention", x.data_ptr(), at, *layers, _address(more), y.data_ptr())
     return y
 
 
@@ -303,6 +317,6 @@ def _attention(
     return said, kept
 
 
-def _call(name: str, *arguments: int) -> None:
+def _call(name: str, *arguments: int | None) -> None:
     if not getattr(library(), name)(*arguments, torch.get_num_threads()):
         raise MemoryError

@@ -285,10 +285,12 @@ class Attention(nn.Module):
         rotary: RotaryTables | None,
         before: KeysValues | None = None,
         packing: Packing | None = None,
+        added: Tensor | None = None,
     ) -> Tensor:
         """(B, T, C) -> (B, T, C), or rows (1, N, C) -> (1, N, C) that are packed so.
 
         ``before``: keys and values, (1, S, K, D), of S tokens that stand before every text's own.
+        ``added``: states, as many, that the result is added to.
         """
         heads = kernels.Heads(
             self.heads, self.kv_heads, self.head_dim, self.scale, self.causal, self.window
@@ -296,10 +298,10 @@ class Attention(nn.Module):
         in_kernels = kernels.worth_attending(*sizes(x, packing), heads)
         qkv, out = self.qkv.packed(), self.out.packed()
         if in_kernels and qkv is not None and out is not None and self.q_norm is None:
-            return kernels.self_attention(x, qkv, out, heads, rotary, before, packing)
+            return kernels.self_attention(x, qkv, out, heads, rotary, before, packing, added)
         q, k, v = self._project(x)
         if in_kernels and not torch.is_grad_enabled() and kernels.can_attend(q, k, v):
-            return self.out(kernels.attend(q, k, v, heads, rotary, before, packing))
+            return _added(self.out(kernels.attend(q, k, v, heads, rotary, before, packing)), added)
         if packing is not None:
             q, k, v = (packing.spread(of) for of in (q, k, v))
         q, k = _rotated(q, k, rotary)
@@ -309,7 +311,7 @@ class Attention(nn.Module):
                 for first, own in zip(before, (k, v), strict=True)
             )
         y = self._attend_by_rows(q, k, v) if self._is_short(k) else self._attend(q, k, v)
-        return self.out(y if packing is None else packing.gather(y))
+        return _added(self.out(y if packing is None else packing.gather(y)), added)
 
     def keys_values(self, x: Tensor, rotary: RotaryTables | None) -> KeysValues:
         """What the tokens of x, (B, T, C), are to those after them."""
@@ -479,16 +481,19 @@ class MLP(nn.Module):
             self.up = Linear(config.hidden_size, inner, bias=bias)
         self.down = Linear(inner, config.hidden_size, bias=bias)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, added: Tensor | None = None) -> Tensor:
+        """(..., C) -> (..., C); ``added``: states, as many, that the result is added to."""
         into = self.gate_up if self.gated else self.up
         first, last = into.packed(self.activation, self.gated), self.down.packed()
         if first is not None and last is not None:
-            return kernels.chain(x, first, last)
-        return self.down(into.activated(x, self.activation, self.gated))
+            return kernels.chain(x, first, last, added)
+        return _added(self.down(into.activated(x, self.activation, self.gated)), added)
 
 
-def _added(y: Tensor, x: Tensor) -> Tensor:
-    """y + x: in y's place, but where y alone is of 16 bits, as in mixed precision."""
+def _added(y: Tensor, x: Tensor | None) -> Tensor:
+    """y, or y + x: in y's place, but where y alone is of 16 bits, as in mixed precision."""
+    if x is None:
+        return y
     return y.add_(x) if y.dtype == x.dtype else x + y
 
 
@@ -512,9 +517,12 @@ class Block(nn.Module):
         packing: Packing | None = None,
     ) -> Tensor:
         """(B, T, C) -> (B, T, C); see ``Attention.forward``."""
-        attended = self.attn_post_norm(self.attn(self.attn_norm(x), rotary, before, packing))
-        x = _added(attended, x)
-        return _added(self.mlp_post_norm(self.mlp(self.mlp_norm(x))), x)
+        if not isinstance(self.attn_post_norm, nn.Identity):
+            attended = self.attn_post_norm(self.attn(self.attn_norm(x), rotary, before, packing))
+            x = _added(attended, x)
+            return _added(self.mlp_post_norm(self.mlp(self.mlp_norm(x))), x)
+        x = self.attn(self.attn_norm(x), rotary, before, packing, added=x)
+        return self.mlp(self.mlp_norm(x), added=x)  # type: ignore[no-any-return]
 
     def keys_values(self, x: Tensor, rotary: RotaryTables | None) -> KeysValues:
         """What the tokens of x, (B, T, C), are to the attention of those after them."""
