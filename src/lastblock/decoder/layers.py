@@ -522,7 +522,7 @@ class Block(nn.Module):
             x = _added(attended, x)
             return _added(self.mlp_post_norm(self.mlp(self.mlp_norm(x))), x)
         x = self.attn(self.attn_norm(x), rotary, before, packing, added=x)
-        return self.mlp(self.mlp_norm(x), added=x)  # type: ignore[no-any-return]
+        return self.mlp(self.mlp_norm(x), added=x)
 
     def keys_values(self, x: Tensor, rotary: RotaryTables | None) -> KeysValues:
         """What the tokens of x, (B, T, C), are to the attention of those after them."""
