@@ -6,8 +6,8 @@ setup(
     ext_modules=[
         Extension(
             "lastblock.decoder._kernels",
-            ["src/lastblock/decoder/kernels.c", "src/lastblock/decoder/few_rows.c"],
-            depends=["src/lastblock/decoder/kernels.h"],
+            [f"src/lastblock/decoder/{name}.c" for name in ("kernels", "few_rows", "trained_block")],
+            depends=[f"src/lastblock/decoder/{name}.h" for name in ("kernels", "few_rows")],
             extra_compile_args=["-O3", "-g0"],
             optional=True,  # without it torch does the same, slower
         )

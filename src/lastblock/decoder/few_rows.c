@@ -5,7 +5,7 @@
  * ``few_rows.py`` calls these through ctypes and says what each is given. Every number is summed up in
  * one order, whatever stands beside it and however many threads there are.
  */
-#include "kernels.h"
+#include "few_rows.h"
 
 #ifdef CAN_BUILD
 
@@ -216,14 +216,6 @@ TARGET static void sums(const float *a, int64_t a_row, int64_t n, const float *w
         }
     }
 }
-
-/* So many products: x (n, in) and y (n, out), rows some numbers apart and each product's further on; the
- * weight (out, in), in one piece, which some products in a row share before the next one's. */
-typedef struct {
-    const float *x, *weight;
-    float *y;
-    int64_t n, in, out, x_row, y_row, count, x_next, y_next, shared;
-} Product;
 
 static void some_outputs(const Product *p, int64_t part, int64_t parts)
 {
@@ -619,16 +611,6 @@ EXPORT void adamw(const Step *given, int64_t count, int64_t threads)
 }
 
 /* ------------------------------------------------------------------ attention from one token */
-
-/* Of each text the tokens ``first`` to ``first + starts[text + 1] - starts[text]`` are seen, whose keys
- * and states stand text by text; see few_rows.py. */
-typedef struct {
-    const float *queries, *keys, *states; /* (batch, heads, dim), (n, kv_heads, dim), (n, size) */
-    const int64_t *starts, *first, *position;
-    const float *cos, *sin; /* (length, dim), or none */
-    int64_t batch, heads, kv_heads, dim, size;
-    float scale;
-} OneToken;
 
 /* States x, (batch, length, size), each text's so far from the last's, those that are seen, less their
  * mean where ``centred``, over their root mean square. */

@@ -54,7 +54,9 @@ class _Step(ctypes.Structure):
     )
 
 
-class _OneToken(ctypes.Structure):
+class OneToken(ctypes.Structure):
+    """What the kernels are told of tokens that one of each text sees."""
+
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("queries", "keys", "states")),
         *((name, ctypes.c_void_p) for name in ("starts", "first", "position", "cos", "sin")),
@@ -142,7 +144,7 @@ def _gradient(errors: Tensor, x: Tensor) -> Tensor:
     return _product(errors.t().contiguous(), x.contiguous(), back=True)
 
 
-def _leave(weight: Tensor, left: Sequence[Left]) -> Tensor | None:
+def leave(weight: Tensor, left: Sequence[Left]) -> Tensor | None:
     """Leave what a weight's gradient is made of with it, if it is to be; else multiply it out."""
     kept = getattr(weight, "factors", None)
     if kept is not None:
@@ -175,7 +177,7 @@ class _Multiply(torch.autograd.Function):
         left = Left(ctx.rows, _lying(errors), _lying(x))
         if len(x) > MOST_ROWS:
             left = Left(ctx.rows, None, _gradient(errors, x))
-        return of_x, _leave(ctx.weight, [left]), None
+        return of_x, leave(ctx.weight, [left]), None
 
 
 def values(means: Tensor, weight: Tensor, rows: Rows, kv_heads: int) -> Tensor:
@@ -203,14 +205,17 @@ class _Values(torch.autograd.Function):
     def backward(ctx: Any, errors: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
         means, weight = ctx.saved_tensors
         errors, of_means = errors.contiguous(), torch.empty_like(means)
-        shared, dim = means.shape[1] // ctx.kv_heads, errors.shape[2]
+        shared = means.shape[1] // ctx.kv_heads
         _by_head(errors, ctx.rows.of(weight), of_means, shared, back=True)
-        each = zip(errors.split(shared, dim=1), means.split(shared, dim=1), strict=True)
-        left = [
-            Left(Rows(ctx.rows.first + head * dim, dim), *factors)
-            for head, factors in enumerate(each)
-        ]
-        return of_means, _leave(ctx.weight, left), None, None
+        left = left_of_values(errors, means, ctx.rows, ctx.kv_heads)
+        return of_means, leave(ctx.weight, left), None, None
+
+
+def left_of_values(errors: Tensor, means: Tensor, rows: Rows, kv_heads: int) -> list[Left]:
+    """What is left for value heads' weights of errors (B, H, D) and means (B, H, C)."""
+    shared, dim = means.shape[1] // kv_heads, errors.shape[2]
+    each = zip(errors.split(shared, dim=1), means.split(shared, dim=1), strict=True)
+    return [Left(Rows(rows.first + head * dim, dim), *of) for head, of in enumerate(each)]
 
 
 def _by_head(x: Tensor, weight: Tensor, y: Tensor, shared: int, back: bool) -> None:
@@ -242,7 +247,7 @@ class _SomeRows(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None]:
-        return _leave(ctx.weight, [Left(ctx.rows, None, gradient.contiguous())]), None
+        return leave(ctx.weight, [Left(ctx.rows, None, gradient.contiguous())]), None
 
 
 def project(x: Tensor, weight: Tensor) -> Tensor:
@@ -474,12 +479,24 @@ class Seen:
     def __len__(self) -> int:
         return int(self.starts[-1])
 
-    def said(self, heads: int, kv_heads: int, dim: int, size: int, scale: float) -> _OneToken:
+    def said(
+        self,
+        heads: int,
+        kv_heads: int,
+        dim: int,
+        size: int,
+        scale: float,
+        tables: Sequence[Tensor] = (),
+    ) -> OneToken:
+        """The same for kernels, with cos and sin, (T, D), if positions are rotated in."""
         starts, first, position = (of.data_ptr() for of in (self.starts, self.first, self.position))
-        return _OneToken(
+        cos, sin = _addresses(*tables) or (None, None)
+        return OneToken(
             starts=starts,
             first=first,
             position=position,
+            cos=cos,
+            sin=sin,
             batch=len(self.first),
             heads=heads,
             kv_heads=kv_heads,
@@ -490,14 +507,15 @@ class Seen:
 
 
 def can_attend(q: Tensor, x: Tensor) -> bool:
-    """Whether ``attend_from`` takes queries (B, H, D), and ``normed`` states x (B, T, C).
+    """Whether ``attend_from`` takes queries (B, H, D), and ``normed`` states x (B, T, C)."""
+    return q.shape[-1] % 2 == 0 and _of_float32(q) and can_read(x)
 
-    That is, float32, and frozen states.
-    """
+
+def can_read(x: Tensor) -> bool:
+    """Whether ``normed`` takes states x (B, T, C): of float32, and frozen."""
     together = x.stride(2) == 1 and x.stride(1) == x.shape[2]
     frozen = not (x.requires_grad and torch.is_grad_enabled())
-    even = q.shape[-1] % 2 == 0
-    return frozen and together and even and _of_float32(q, x) and kernels.available()
+    return frozen and together and _of_float32(x) and kernels.available()
 
 
 def normed(x: Tensor, seen: Seen, eps: float, centred: bool) -> Tensor:
@@ -566,11 +584,9 @@ class _AttendFrom(torch.autograd.Function):
 
 def _told(
     q: Tensor, k: Tensor, states: Tensor, seen: Seen, scale: float, tables: tuple[Tensor, ...]
-) -> _OneToken:
-    said = seen.said(q.shape[1], k.shape[1], q.shape[2], states.shape[1], scale)
+) -> OneToken:
+    said = seen.said(q.shape[1], k.shape[1], q.shape[2], states.shape[1], scale, tables)
     said.queries, said.keys, said.states = q.data_ptr(), k.data_ptr(), states.data_ptr()
-    if tables:
-        said.cos, said.sin = (of.data_ptr() for of in tables)
     return said
 
 

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from lastblock.decoder.packing import Packing, sizes
 
-_VERSION = 5  # of what the functions are given, as kernels.c has it too
+_VERSION = 6  # of what the functions are given, as kernels.c has it too
 # A panel of a weight is so many of its rows; four integers of each row stand together.
 _PANEL = 64
 # Inputs are taken up so many at a time.
@@ -88,6 +88,8 @@ def library() -> ctypes.CDLL | None:
             library.pad.argtypes = [address, address, number, number, address, number]
             library.attend_from.argtypes = [*[address] * 3, number]
             library.attend_from_back.argtypes = [*[address] * 5, number]
+            library.block_at.argtypes = [address, number]
+            library.block_at_back.argtypes = [address, address, number]
             library.use_threads_of.argtypes = [address]
             with suppress(AttributeError):  # else one thread does all
                 parallel = ctypes.CDLL(None).GOMP_parallel

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lastblock.decoder import few_rows, kernels
+from lastblock.decoder import few_rows, kernels, trained_block
 from lastblock.decoder.config import Activation, DecoderConfig, Rope
 from lastblock.decoder.few_rows import Rows
 from lastblock.decoder.packing import Packing, sizes
@@ -292,9 +292,7 @@ class Attention(nn.Module):
         ``before``: keys and values, (1, S, K, D), of S tokens that stand before every text's own.
         ``added``: states, as many, that the result is added to.
         """
-        heads = kernels.Heads(
-            self.heads, self.kv_heads, self.head_dim, self.scale, self.causal, self.window
-        )
+        heads = self.as_heads()
         in_kernels = kernels.worth_attending(*sizes(x, packing), heads)
         qkv, out = self.qkv.packed(), self.out.packed()
         if in_kernels and qkv is not None and out is not None and self.q_norm is None:
@@ -312,6 +310,12 @@ class Attention(nn.Module):
             )
         y = self._attend_by_rows(q, k, v) if self._is_short(k) else self._attend(q, k, v)
         return _added(self.out(y if packing is None else packing.gather(y)), added)
+
+    def as_heads(self) -> kernels.Heads:
+        """How it attends."""
+        return kernels.Heads(
+            self.heads, self.kv_heads, self.head_dim, self.scale, self.causal, self.window
+        )
 
     def keys_values(self, x: Tensor, rotary: RotaryTables | None) -> KeysValues:
         """What the tokens of x, (B, T, C), are to those after them."""
@@ -533,7 +537,24 @@ class Block(nn.Module):
 
         What is not seen from there, padding for one, costs nothing.
         """
+        weights, shape = self._as_llama() or (None, None)
+        if weights is not None and shape is not None and trained_block.can_run(x, weights):
+            return trained_block.run_at(x, position, weights, shape, rotary)
         here = x[torch.arange(x.shape[0], device=x.device), position]
         attended = self.attn.forward_at(self.attn_norm(here), x, self.attn_norm, position, rotary)
         here = here + self.attn_post_norm(attended)
         return here + self.mlp_post_norm(self.mlp(self.mlp_norm(here)))
+
+    def _as_llama(self) -> tuple[trained_block.Weights, trained_block.Shape] | None:
+        """This block as ``trained_block`` has it; None where it is of another kind."""
+        first, last, attn, mlp = self.attn_norm, self.mlp_norm, self.attn, self.mlp
+        into = mlp.gate_up if mlp.gated else mlp.up
+        if not isinstance(first, RMSNorm) or not isinstance(last, RMSNorm) or first.offset:
+            return None
+        if attn.q_norm is not None or not isinstance(self.attn_post_norm, nn.Identity):
+            return None
+        if any(of.bias is not None for of in (attn.qkv, attn.out, into, mlp.down)):
+            return None
+        products = attn.qkv.weight, attn.out.weight, last.weight, into.weight, mlp.down.weight
+        shape = trained_block.Shape(attn.as_heads(), mlp.activation, mlp.gated, first.eps, last.eps)
+        return trained_block.Weights(first.weight, *products), shape
