@@ -321,3 +321,19 @@ def test_a_library_that_cannot_be_used_is_not(broken, tmp_path, monkeypatch):
     if broken in ("another processor's", "older"):
         monkeypatch.setattr(ctypes, "CDLL", lambda path: Unsupported())
     assert kernels.library.__wrapped__() is None
+
+
+@needs_kernels
+@pytest.mark.parametrize("shape", [(1, 1), (3, 50), (300, 66), (576, 1536)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_weights_are_rounded_as_torch_does(shape, dtype):
+    weight, by = torch.randn(shape).to(dtype), torch.rand(shape[1]) + 0.1
+    weight[0], weight[-1, -1] = 0, 1e-9  # rows of nothing have a unit too
+    for given in (weight, weight.t().contiguous().t()):  # as GPT-2's lie
+        whole, scale = kernels.round_rows(given, by, 1e-5)
+        product = weight.float() * by
+        exact = product.abs().amax(1).clamp_min(1e-5) / 127
+        assert torch.equal(scale, exact)
+        assert torch.equal(whole, (product / exact[:, None]).round().to(torch.int8))
+        assert whole.is_contiguous()
+        assert torch.equal(kernels.largest_in_columns(given), weight.float().abs().amax(0))

@@ -30,7 +30,7 @@ EXPORT int version(void)
     const int can = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                     __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
                     __builtin_cpu_supports("avx512vnni");
-    return can ? 6 : 0;
+    return can ? 7 : 0;
 }
 
 /* An activation's value, or x itself. */
@@ -314,6 +314,77 @@ EXPORT int chain(const float *x, int64_t n, const Layer *into, const Layer *from
     }
     free(between);
     return done;
+}
+
+/* ------------------------------------------------------------------------- weights as integers */
+
+typedef struct {
+    const float *weight, *by;
+    float least, *largest, *scale;
+    int8_t *whole;
+    int64_t out, in;
+} Rounding;
+
+/* How large, in absolute value, some of a weight's columns get. */
+TARGET static void some_columns(const void *work, int64_t part, int64_t parts)
+{
+    const Rounding *r = work;
+    const int64_t blocks = (r->in + 15) / 16, begin = blocks * part / parts * 16;
+    const int64_t end = blocks * (part + 1) / parts * 16;
+    memset(r->largest + begin, 0, ((end < r->in ? end : r->in) - begin) * sizeof(float));
+    for (int64_t row = 0; row < r->out; row++) {
+        for (int64_t i = begin; i < end; i += 16) {
+            const __mmask16 some = lanes(r->in - i);
+            const __m512 v = _mm512_abs_ps(_mm512_maskz_loadu_ps(some, r->weight + row * r->in + i));
+            /* In this order what is no number stays so. */
+            const __m512 most = _mm512_max_ps(_mm512_maskz_loadu_ps(some, r->largest + i), v);
+            _mm512_mask_storeu_ps(r->largest + i, some, most);
+        }
+    }
+}
+
+/* Some rows, times ``by``, as integers of a unit of which their largest number is 127. */
+TARGET static void some_rounded(const void *work, int64_t part, int64_t parts)
+{
+    const Rounding *r = work;
+    for (int64_t row = r->out * part / parts; row < r->out * (part + 1) / parts; row++) {
+        const float *x = r->weight + row * r->in;
+        __m512 largest = _mm512_set1_ps(r->least);
+#define PRODUCT                                                                                   \
+    _mm512_mul_ps(_mm512_maskz_loadu_ps(some, x + i), _mm512_maskz_loadu_ps(some, r->by + i))
+        for (int64_t i = 0; i < r->in; i += 16) {
+            const __mmask16 some = lanes(r->in - i);
+            largest = _mm512_max_ps(largest, _mm512_abs_ps(PRODUCT));
+        }
+        const float unit = _mm512_reduce_max_ps(largest) / 127;
+        r->scale[row] = unit;
+        for (int64_t i = 0; i < r->in; i += 16) {
+            const __mmask16 some = lanes(r->in - i);
+            const __m512 v = _mm512_div_ps(PRODUCT, _mm512_set1_ps(unit));
+            _mm_mask_storeu_epi8(r->whole + row * r->in + i, some,
+                                 _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(v)));
+        }
+#undef PRODUCT
+    }
+}
+
+/* (out, in) -> largest (in,). */
+EXPORT int largest_in_columns(const float *weight, int64_t out, int64_t in, float *largest,
+                              int64_t threads)
+{
+    const Rounding work = {.weight = weight, .largest = largest, .out = out, .in = in};
+    share(some_columns, &work, out * in < WORTH / 16 ? 1 : threads, threads);
+    return 1;
+}
+
+/* (out, in) times ``by`` (in,) -> whole (out, in) and scale (out,), as if no row's largest number were
+ * smaller than ``least``. */
+EXPORT int round_rows(const float *weight, const float *by, int64_t out, int64_t in, float least,
+                      int8_t *whole, float *scale, int64_t threads)
+{
+    const Rounding work = {weight, by, least, NULL, scale, whole, out, in};
+    share(some_rounded, &work, out * in < WORTH / 16 ? 1 : threads, threads);
+    return 1;
 }
 
 /* -------------------------------------------------------------------------------- attention */

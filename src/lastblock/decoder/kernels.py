@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from lastblock.decoder.packing import Packing, sizes
 
-_VERSION = 6  # of what the functions are given, as kernels.c has it too
+_VERSION = 7  # of what the functions are given, as kernels.c has it too
 # A panel of a weight is so many of its rows; four integers of each row stand together.
 _PANEL = 64
 # Inputs are taken up so many at a time.
@@ -71,6 +71,10 @@ def library() -> ctypes.CDLL | None:
             address, number = ctypes.c_void_p, ctypes.c_int64
             library.linear.argtypes = [address, number, *[address] * 3, number]
             library.chain.argtypes = [address, number, *[address] * 4, number]
+            library.largest_in_columns.argtypes = [address, number, number, address, number]
+            library.round_rows.argtypes = [
+                *(address, address, number, number, ctypes.c_float, address, address, number)
+            ]
             library.attend.argtypes = [address, address, number]
             library.self_attention.argtypes = [*[address] * 6, number]
             library.multiply.argtypes = [address, ctypes.c_int, number]
@@ -166,6 +170,27 @@ class Packed:
         rows = x.numel() // x.shape[-1]
         _call("linear", x.data_ptr(), rows, self.address, None, y.data_ptr())
         return y
+
+
+def largest_in_columns(weight: Tensor) -> Tensor:
+    """How large the numbers of each column of a weight (out, in) get, in absolute value: (in,)."""
+    weight = weight.float().contiguous()
+    largest = weight.new_empty(weight.shape[1])
+    _call("largest_in_columns", weight.data_ptr(), *weight.shape, largest.data_ptr())
+    return largest
+
+
+def round_rows(weight: Tensor, by: Tensor, least: float) -> Pair:
+    """A weight (out, in) times ``by`` (in,) in 8-bit integers (out, in), and their units (out,).
+
+    Each row's unit is such that its largest number is 127, or ``least`` where that is larger.
+    """
+    weight, by = weight.float().contiguous(), by.contiguous()
+    whole = torch.empty(weight.shape, dtype=torch.int8)
+    scale = weight.new_empty(len(weight))
+    given = weight.data_ptr(), by.data_ptr(), *weight.shape, least
+    _call("round_rows", *given, whole.data_ptr(), scale.data_ptr())
+    return whole, scale
 
 
 def _filled_up(x: Tensor, dim: int, multiple: int) -> Tensor:
@@ -319,6 +344,6 @@ def _attention(
     return said, kept
 
 
-def _call(name: str, *arguments: int | None) -> None:
+def _call(name: str, *arguments: float | None) -> None:
     if not getattr(library(), name)(*arguments, torch.get_num_threads()):
         raise MemoryError

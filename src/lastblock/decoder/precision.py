@@ -83,10 +83,13 @@ class Int8Linear(nn.Module):
     def round(self, linear: nn.Linear, smooth: Tensor) -> None:
         """Take in a layer's weight, for inputs whose channels are divided by ``smooth`` (in,)."""
         self._forget()
-        weight = linear.weight.float() * smooth
-        self.scale = weight.abs().amax(1).clamp_min(_SMALLEST) / STEPS
-        # GPT-2 stores its weights the other way round; oneDNN takes rows for granted.
-        self.weight = (weight / self.scale[:, None]).round_().to(torch.int8).contiguous()
+        if kernels.available():
+            self.weight, self.scale = kernels.round_rows(linear.weight, smooth, _SMALLEST)
+        else:
+            weight = linear.weight.float() * smooth
+            self.scale = weight.abs().amax(1).clamp_min(_SMALLEST) / STEPS
+            # GPT-2 stores its weights the other way round; oneDNN takes rows for granted.
+            self.weight = (weight / self.scale[:, None]).round_().to(torch.int8).contiguous()
         if self.bias is not None:
             self.bias = linear.bias.detach().to(torch.float32, copy=True)  # ``divide`` writes to it
 
@@ -325,10 +328,17 @@ def _divisors(
 
     With ``heads`` (K, H/K, D) the channels of H/K heads share it: (K, 1, D).
     """
-    columns = linear.weight.abs().amax(0)
+    columns = _columns(linear.weight)
     if heads is not None:
         largest, columns = (of.view(heads).amax(1, keepdim=True) for of in (largest, columns))
     return largest.clamp_min(_SMALLEST) ** SHARE / columns.clamp_min(_SMALLEST) ** (1 - SHARE)
+
+
+def _columns(weight: Tensor) -> Tensor:
+    """How large each column of a weight (out, in) gets, (in,)."""
+    return (
+        kernels.largest_in_columns(weight) if kernels.available() else weight.abs().amax(0).float()
+    )
 
 
 def _fill(layer: Int8Linear, linear: nn.Linear, by: Tensor, norm: nn.Module | None = None) -> None:
