@@ -337,3 +337,14 @@ def test_weights_are_rounded_as_torch_does(shape, dtype):
         assert torch.equal(whole, (product / exact[:, None]).round().to(torch.int8))
         assert whole.is_contiguous()
         assert torch.equal(kernels.largest_in_columns(given), weight.float().abs().amax(0))
+
+
+@needs_kernels
+@pytest.mark.parametrize("row", [0, 3, 39])
+@pytest.mark.parametrize("column", [0, 7, 20, 49])
+def test_a_weight_that_is_no_number_is_not_rounded_to_one(row, column):
+    weight = torch.randn(40, 50)
+    weight[row, column] = torch.nan
+    _, scale = kernels.round_rows(weight, torch.ones(50), 1e-5)
+    assert scale.isnan().nonzero().tolist() == [[row]]
+    assert kernels.largest_in_columns(weight).isnan().nonzero().tolist() == [[column]]

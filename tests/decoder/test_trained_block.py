@@ -9,9 +9,10 @@ import torch
 from tiny import FAMILIES, random_decoder
 from torch import Tensor, nn
 
-from lastblock.decoder import few_rows, kernels, trained_block
+from lastblock.decoder import few_rows, trained_block
 from lastblock.decoder.config import DecoderConfig
 from lastblock.decoder.decoder import Decoder
+from lastblock.training import AdamW
 
 KINDS = ("llama", "mistral", "full", "plain")
 
@@ -127,8 +128,8 @@ def test_what_is_not_for_it_goes_the_other_way():
     assert not _is_taken(random_decoder("llama").bfloat16(), x)
     assert not _is_taken(random_decoder("llama"), x.bfloat16())
     assert not _is_taken(random_decoder("llama"), x[:0])
-    many = torch.randn(few_rows.MOST_ROWS + 1, 2, 48)
-    assert _is_taken(random_decoder("llama"), many) == kernels.have_faster_products()
+    assert _is_taken(random_decoder("llama"), torch.randn(few_rows.MOST_ROWS, 2, 48))
+    assert not _is_taken(random_decoder("llama"), torch.randn(few_rows.MOST_ROWS + 1, 2, 48))
     for family in ("qwen2", "qwen3", "gemma3_text", "gpt2"):
         assert not _is_taken(random_decoder(family), x)
 
@@ -152,3 +153,56 @@ def test_a_weight_that_changed_since_is_no_weight_to_go_back_by():
         decoder.blocks[1].mlp.down.weight.add_(1)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         y.sum().backward()
+
+
+def test_numbers_put_in_a_weights_place_since_change_nothing():
+    decoder, (x, position) = _decoder("llama"), _states(5, 9)
+    y, weights = decoder.run_at(x, position, 1).sum(), list(decoder.blocks[1].parameters())
+    exact = torch.autograd.grad(y, weights, retain_graph=True)
+    for weight in weights:
+        weight.data = weight.data.clone()
+    kept = [torch.full_like(weight, 7) for weight in weights for _ in range(20)]  # where they were
+    assert all(map(torch.equal, torch.autograd.grad(y, weights), exact)), len(kept)
+
+
+@pytest.mark.parametrize("in_one", [True, False])
+@pytest.mark.parametrize("frozen", ["attn.qkv", "attn.out", "mlp.gate_up", "mlp.down", "attn_norm"])
+def test_a_frozen_weight_is_left_alone(frozen, in_one, monkeypatch):
+    if not in_one:
+        monkeypatch.setattr(trained_block, "can_run", lambda x, weights: False)
+    decoder, (x, position) = _decoder("llama"), _states(5, 9)
+    block = decoder.blocks[1]
+    still = block.get_submodule(frozen).weight.requires_grad_(False)
+    before = {name: of.detach().clone() for name, of in block.named_parameters()}
+    optimizer = AdamW(list(block.parameters()), weight_decay=0.1)
+    optimizer.zero_grad()
+    decoder.run_at(x, position, 1).square().sum().backward()
+    assert still.grad is None
+    optimizer.step()
+    same = [name for name, of in block.named_parameters() if torch.equal(of, before[name])]
+    assert same == [f"{frozen}.weight"]
+
+
+def test_what_came_about_goes_with_the_way_back():
+    decoder, (x, position) = _decoder("llama"), _states(3, 5)
+    known, loss = weakref.ref(x), decoder.run_at(x, position, 1).sum()
+    del x
+    loss.backward()
+    assert known() is None
+    with pytest.raises(RuntimeError, match="second time"):
+        loss.backward()
+
+
+@pytest.mark.parametrize("wrong", [[9, 0], [0, 100_000], [-10, 3], [4]])
+def test_a_position_that_no_text_has_is_an_error(wrong):
+    decoder, (x, _) = _decoder("llama"), _states(2, 9)
+    with pytest.raises(IndexError):
+        decoder.run_at(x, torch.tensor(wrong), 1)
+
+
+def test_positions_from_the_end_are_as_torch_has_them(one_by_one):
+    decoder, (x, _) = _decoder("llama"), _states(2, 9)
+    here = torch.tensor([-1, 8])
+    torch.testing.assert_close(
+        decoder.run_at(x, here, 1), one_by_one(decoder, x, here), rtol=0, atol=0, equal_nan=True
+    )

@@ -207,6 +207,8 @@ class _Values(torch.autograd.Function):
         errors, of_means = errors.contiguous(), torch.empty_like(means)
         shared = means.shape[1] // ctx.kv_heads
         _by_head(errors, ctx.rows.of(weight), of_means, shared, back=True)
+        if not ctx.needs_input_grad[1]:
+            return of_means, None, None, None
         left = left_of_values(errors, means, ctx.rows, ctx.kv_heads)
         return of_means, leave(ctx.weight, left), None, None
 

@@ -30,7 +30,7 @@ EXPORT int version(void)
     const int can = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                     __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
                     __builtin_cpu_supports("avx512vnni");
-    return can ? 7 : 0;
+    return can ? 8 : 0;
 }
 
 /* An activation's value, or x itself. */
@@ -325,6 +325,12 @@ typedef struct {
     int64_t out, in;
 } Rounding;
 
+/* The larger of each two numbers; none, where either is none. */
+INLINE __m512 larger(__m512 a, __m512 b)
+{
+    return _mm512_mask_mov_ps(_mm512_max_ps(a, b), _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q), a);
+}
+
 /* How large, in absolute value, some of a weight's columns get. */
 TARGET static void some_columns(const void *work, int64_t part, int64_t parts)
 {
@@ -336,8 +342,7 @@ TARGET static void some_columns(const void *work, int64_t part, int64_t parts)
         for (int64_t i = begin; i < end; i += 16) {
             const __mmask16 some = lanes(r->in - i);
             const __m512 v = _mm512_abs_ps(_mm512_maskz_loadu_ps(some, r->weight + row * r->in + i));
-            /* In this order what is no number stays so. */
-            const __m512 most = _mm512_max_ps(_mm512_maskz_loadu_ps(some, r->largest + i), v);
+            const __m512 most = larger(v, _mm512_maskz_loadu_ps(some, r->largest + i));
             _mm512_mask_storeu_ps(r->largest + i, some, most);
         }
     }
@@ -354,9 +359,11 @@ TARGET static void some_rounded(const void *work, int64_t part, int64_t parts)
     _mm512_mul_ps(_mm512_maskz_loadu_ps(some, x + i), _mm512_maskz_loadu_ps(some, r->by + i))
         for (int64_t i = 0; i < r->in; i += 16) {
             const __mmask16 some = lanes(r->in - i);
-            largest = _mm512_max_ps(largest, _mm512_abs_ps(PRODUCT));
+            largest = larger(_mm512_abs_ps(PRODUCT), largest);
         }
-        const float unit = _mm512_reduce_max_ps(largest) / 127;
+        float unit = _mm512_reduce_max_ps(largest) / 127;
+        if (_mm512_cmp_ps_mask(largest, largest, _CMP_UNORD_Q))
+            unit = __builtin_nanf("");
         r->scale[row] = unit;
         for (int64_t i = 0; i < r->in; i += 16) {
             const __mmask16 some = lanes(r->in - i);

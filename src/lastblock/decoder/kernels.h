@@ -1,4 +1,4 @@
-/* What both files of kernels are made of: lanes, activations, softmax, turned halves, borrowed threads.
+/* What all files of kernels are made of: lanes, activations, softmax, turned halves, borrowed threads.
  *
  * Knows no Python and no torch.
  */
@@ -98,7 +98,8 @@ INLINE float softened(float *scores, int64_t low, int64_t high, int64_t from, in
     const __m512 most = _mm512_set1_ps(_mm512_reduce_max_ps(largest));
     for (int64_t j = low; j < high; j += 16) {
         const __m512 below = _mm512_sub_ps(_mm512_maskz_loadu_ps(SEEN(j), scores + j), most);
-        const __mmask16 some = _mm512_mask_cmp_ps_mask(SEEN(j), below, _mm512_set1_ps(NOTHING), _CMP_NLT_UQ);
+        const __mmask16 some =
+            _mm512_mask_cmp_ps_mask(SEEN(j), below, _mm512_set1_ps(NOTHING), _CMP_NLT_UQ);
         const __m512 e = _mm512_maskz_mov_ps(some, exponential(below));
         sum = _mm512_add_ps(sum, e);
         _mm512_mask_storeu_ps(scores + j, lanes(high - j), e);

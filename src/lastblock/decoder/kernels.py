@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from lastblock.decoder.packing import Packing, sizes
 
-_VERSION = 7  # of what the functions are given, as kernels.c has it too
+_VERSION = 8  # of what the functions are given, as kernels.c has it too
 # A panel of a weight is so many of its rows; four integers of each row stand together.
 _PANEL = 64
 # Inputs are taken up so many at a time.

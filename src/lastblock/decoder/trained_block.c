@@ -13,7 +13,7 @@ typedef struct {
     OneToken seen;                                   /* queries, keys and states are ``queries``, ... */
     const float *x;                                  /* (batch, length, size) */
     const float *attn_norm, *qkv, *out, *mlp_norm, *into, *down; /* weights */
-    int64_t x_text, inner;
+    int64_t x_text, length, inner;                   /* of x: numbers of a text, tokens */
     int32_t activation, gated;
     float attn_eps, mlp_eps;
     /* What comes about on the way: a row each text, or each of the n tokens that are seen. */
@@ -158,18 +158,22 @@ static float *room_for(int64_t n)
     return aligned_alloc(64, up_to(sizeof(float) * n + 1, 64));
 }
 
-/* Fills in what comes about. Whether there was memory for it. */
+/* Fills in what comes about. 0 if there was no memory for it, -1 if a text has no such token. */
 EXPORT int block_at(Block *b, int64_t threads)
 {
     OneToken *a = &b->seen;
     const int64_t n = a->starts[a->batch], size = a->size, wide = a->heads * a->dim;
     const int64_t kv_wide = a->kv_heads * a->dim, opened = b->gated ? 2 * b->inner : b->inner;
+    for (int64_t text = 0; text < a->batch; text++) {
+        int64_t at = a->position[text];
+        at += at < 0 ? b->length : 0; /* from the end, as torch has it */
+        if (at < 0 || at >= b->length)
+            return -1;
+        memcpy(b->here + text * size, b->x + text * b->x_text + at * size, size * sizeof(float));
+    }
     float *turned = room_for(size * kv_wide);
     if (!turned)
         return 0;
-    for (int64_t text = 0; text < a->batch; text++)
-        memcpy(b->here + text * size, b->x + text * b->x_text + a->position[text] * size,
-               size * sizeof(float));
     rms_norm(b->here, b->attn_norm, a->batch, size, b->attn_eps, b->asked, b->here_by);
     times(b->asked, a->batch, b->qkv, size, wide, b->queries, 0, threads);
     normed(b->x, b->x_text, a, b->attn_eps, 0, b->plain, threads);

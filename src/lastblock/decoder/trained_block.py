@@ -61,7 +61,7 @@ class _Block(ctypes.Structure):
     _fields_ = (
         ("seen", OneToken),
         *((name, ctypes.c_void_p) for name in ("x", *Weights._fields)),
-        *((name, ctypes.c_int64) for name in ("x_text", "inner")),
+        *((name, ctypes.c_int64) for name in ("x_text", "length", "inner")),
         *((name, ctypes.c_int32) for name in ("activation", "gated")),
         *((name, ctypes.c_float) for name in ("attn_eps", "mlp_eps")),
         *((name, ctypes.c_void_p) for name in _ON_THE_WAY),
@@ -74,7 +74,8 @@ class _Wanted(ctypes.Structure):
 
 def can_run(x: Tensor, weights: Weights) -> bool:
     """Whether ``run_at`` takes states x (B, T, C): frozen, of few texts, and all in float32."""
-    return few_rows.can_read(x) and all(few_rows.can_multiply(x[:, 0], of) for of in weights)
+    of_few = len(x) <= few_rows.MOST_ROWS and few_rows.can_read(x)
+    return of_few and all(few_rows.can_multiply(x[:, 0], of) for of in weights)
 
 
 def run_at(
@@ -90,9 +91,12 @@ def run_at(
         rotary: cos and sin, each (T, D), if positions are rotated in.
 
     Raises:
+        IndexError: a text has no such position.
         MemoryError: there is none for what comes about on the way.
     """
     heads = shape.heads
+    if len(position) != len(x):
+        raise IndexError(f"{len(position)} positions of {len(x)} texts")
     seen = Seen.of(position, x.shape[1], heads.causal, heads.window)
     y: Tensor = _RunAt.apply(x, seen, shape, rotary, *weights)  # type: ignore[no-untyped-call]
     return y
@@ -123,6 +127,7 @@ class _RunAt(torch.autograd.Function):
             seen=seen.said(heads.heads, heads.kv_heads, heads.dim, size, heads.scale, tables),
             x=x.data_ptr(),
             x_text=x.stride(0),
+            length=x.shape[1],
             inner=inner,
             activation=kernels.ACTIVATIONS[shape.activation],
             gated=shape.gated,
@@ -132,18 +137,21 @@ class _RunAt(torch.autograd.Function):
             **_addresses(made),
         )
         _call("block_at", ctypes.addressof(said))
-        y = made.pop("y")  # which knows this context, and would keep it for ever
-        ctx.save_for_backward(*weights)
-        # What addresses point to is to stay: positions, tables, what came about.
-        ctx.weights, ctx.shape, ctx.said, ctx.made = weights, shape, said, made
-        ctx.kept = x, seen, tables
+        y = made.pop("y")
+        # What addresses point to is to stay till then, and no longer.
+        behind = x, seen.starts, seen.first, seen.position, *tables
+        ctx.save_for_backward(*weights, *made.values(), *behind)
+        ctx.weights, ctx.shape, ctx.said = weights, shape, said
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, wanted: Tensor) -> tuple[Tensor | None, ...]:
-        ctx.saved_tensors  # noqa: B018  # raises where a weight has been changed since
-        weights, heads, made = ctx.weights, ctx.shape.heads, ctx.made
+        saved, weights, heads = ctx.saved_tensors, ctx.weights, ctx.shape.heads
+        needed = dict(zip(Weights._fields, ctx.needs_input_grad[-len(weights) :], strict=True))
+        made = dict(zip(_ON_THE_WAY[:-1], saved[len(weights) :], strict=False))
+        for name, weight in zip(Weights._fields, saved, strict=False):
+            setattr(ctx.said, name, weight.data_ptr())  # a parameter may have other numbers now
         names = ("closed", "opened", "middle", "values", "queries")
         of = {name: torch.empty_like(made[name]) for name in names}
         of |= {name: torch.empty_like(getattr(weights, name)) for name in ("attn_norm", "mlp_norm")}
@@ -163,19 +171,20 @@ class _RunAt(torch.autograd.Function):
             ),
         ]
 
-        def left(name: str, errors: Tensor, inputs: Tensor) -> Tensor | None:
-            weight = getattr(weights, name)
-            return few_rows.leave(weight, [Left(Rows(0, len(weight)), errors, inputs)])
-
-        gradients = Weights(
-            attn_norm=of["attn_norm"],
-            qkv=few_rows.leave(weights.qkv, qkv),  # type: ignore[arg-type]
-            out=left("out", of["middle"], made["values"]),  # type: ignore[arg-type]
-            mlp_norm=of["mlp_norm"],
-            into=left("into", of["opened"], made["read"]),  # type: ignore[arg-type]
-            down=left("down", of["y"], made["closed"]),  # type: ignore[arg-type]
-        )
-        return None, None, None, None, *gradients
+        factors = {
+            "qkv": qkv,
+            "out": [Left(Rows(0, len(weights.out)), of["middle"], made["values"])],
+            "into": [Left(Rows(0, len(weights.into)), of["opened"], made["read"])],
+            "down": [Left(Rows(0, len(weights.down)), of["y"], made["closed"])],
+        }
+        gradients = {
+            name: few_rows.leave(getattr(weights, name), factors[name])
+            if name in factors
+            else of[name]
+            for name in Weights._fields
+            if needed[name]
+        }
+        return None, None, None, None, *map(gradients.get, Weights._fields)
 
 
 def _addresses(of: Mapping[str, Tensor]) -> dict[str, int]:
@@ -185,5 +194,8 @@ def _addresses(of: Mapping[str, Tensor]) -> dict[str, int]:
 def _call(name: str, *arguments: int) -> None:
     library = kernels.library()
     assert library is not None
-    if not getattr(library, name)(*arguments, torch.get_num_threads()):
+    done = getattr(library, name)(*arguments, torch.get_num_threads())
+    if done < 0:
+        raise IndexError("a text has no token at the position asked for")
+    if not done:
         raise MemoryError
