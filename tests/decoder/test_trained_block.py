@@ -50,8 +50,8 @@ def _states(texts: int, length: int) -> tuple[Tensor, Tensor]:
 
 
 def _is_taken(decoder: Decoder, x: Tensor) -> bool:
-    weights, _ = decoder.blocks[1]._as_llama() or (None, None)
-    return weights is not None and trained_block.can_run(x, weights)
+    known = decoder.blocks[1]._as_llama()
+    return known is not None and trained_block.can_run(x, known[0])
 
 
 def _gradients(decoder: Decoder, y: Tensor, wanted: Tensor) -> dict[str, Tensor]:

@@ -157,9 +157,9 @@ INLINE void sum_tile(const int rows, const int whole, const float *a, int64_t a_
 #define BEGIN(r)                                                                                  \
     __m512 s##r##0 = _mm512_setzero_ps(), s##r##1 = s##r##0, s##r##2 = s##r##0;                   \
     if (r < rows && more) {                                                                       \
-        s##r##0 = LOAD(whole, m0, y + r * y_row);                                       \
-        s##r##1 = LOAD(whole, m1, y + r * y_row + 16);                                  \
-        s##r##2 = LOAD(whole, m2, y + r * y_row + 32);                                  \
+        s##r##0 = LOAD(whole, m0, y + r * y_row);                                                 \
+        s##r##1 = LOAD(whole, m1, y + r * y_row + 16);                                            \
+        s##r##2 = LOAD(whole, m2, y + r * y_row + 32);                                            \
     }
 #define STEP(r)                                                                                   \
     if (r < rows) {                                                                               \
@@ -558,16 +558,15 @@ TARGET static void some_weights(const Step *s, int64_t begin, int64_t end)
         for (int64_t column = 0; column < s->in; column += WIDE) {
             const int64_t right = column + WIDE;
             const int64_t next = right < s->in ? row * s->in + right : (row + WEIGHTS) * s->in;
-            const int narrow = s->in < right;
             switch (end - row) {
             case 1: step_tile(1, 0, s, row, column, next); break;
             case 2: step_tile(2, 0, s, row, column, next); break;
             case 3: step_tile(3, 0, s, row, column, next); break;
             default:
-                if (narrow)
-                    step_tile(4, 0, s, row, column, next);
-                else
+                if (right <= s->in)
                     step_tile(4, 1, s, row, column, next);
+                else
+                    step_tile(4, 0, s, row, column, next);
             }
         }
     }

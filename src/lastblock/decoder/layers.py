@@ -537,9 +537,9 @@ class Block(nn.Module):
 
         What is not seen from there, padding for one, costs nothing.
         """
-        weights, shape = self._as_llama() or (None, None)
-        if weights is not None and shape is not None and trained_block.can_run(x, weights):
-            return trained_block.run_at(x, position, weights, shape, rotary)
+        known = self._as_llama()
+        if known is not None and trained_block.can_run(x, known[0]):
+            return trained_block.run_at(x, position, *known, rotary)
         here = x[torch.arange(x.shape[0], device=x.device), position]
         attended = self.attn.forward_at(self.attn_norm(here), x, self.attn_norm, position, rotary)
         here = here + self.attn_post_norm(attended)

@@ -336,9 +336,9 @@ def _divisors(
 
 def _columns(weight: Tensor) -> Tensor:
     """How large each column of a weight (out, in) gets, (in,)."""
-    return (
-        kernels.largest_in_columns(weight) if kernels.available() else weight.abs().amax(0).float()
-    )
+    if kernels.available():
+        return kernels.largest_in_columns(weight)
+    return weight.abs().amax(0).float()
 
 
 def _fill(layer: Int8Linear, linear: nn.Linear, by: Tensor, norm: nn.Module | None = None) -> None:

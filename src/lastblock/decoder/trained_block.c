@@ -48,9 +48,8 @@ static void values(const Block *b, const float *x, float *y, int back, int64_t t
     const OneToken *a = &b->seen;
     const int64_t in = a->size, out = a->dim, x_size = back ? out : in, y_size = back ? in : out;
     const float *weight = b->qkv + (a->heads + a->kv_heads) * a->dim * a->size;
-    const Product work = {x,  weight, y,        a->batch, in,     out,
-                          a->heads * x_size, a->heads * y_size, a->heads, x_size, y_size,
-                          a->heads / a->kv_heads};
+    const Product work = {x, weight, y, a->batch, in, out, a->heads * x_size, a->heads * y_size,
+                          a->heads, x_size, y_size, a->heads / a->kv_heads};
     multiply(&work, back, threads);
 }
 
