@@ -15,9 +15,10 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 # torch's threads wait for one another by spinning. Where another process wants the processor too,
-# they burn the time that it needs, and every step takes ten times as long. A short spin before
-# sleeping costs nothing on an idle machine; it has to be asked for before torch is imported.
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+# they burn the time that it needs, and every step takes many times as long. So they sleep early,
+# but not between one operation and the next: on a virtual machine that is shared, who sleeps may be
+# woken late. It has to be asked for before torch is imported; see docs/decisions/0005.
+os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 if TYPE_CHECKING:
     from lastblock.checkpoint import load as load
