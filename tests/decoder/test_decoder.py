@@ -1,5 +1,8 @@
 """Our decoder equals transformers', family by family, on random weights and configurations."""
 
+import os
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -80,6 +83,33 @@ def test_bfloat16_equals_within_a_hundredth(family, reference, hidden_states, re
     ids = torch.randint(61, (2, 17))
     exact = hidden_states(model.float(), ids)[-1]
     assert relative_error(hidden_states(ours, ids)[-1], exact) < 1e-2
+
+
+# Forked before any of torch's threads are there, each is as a process that has just begun.
+NEW_PROCESSES = """
+import os, torch
+from lastblock.decoder.config import Rope
+from lastblock.decoder.layers import rotary_tables
+
+wrong = 0
+for _ in range(100):
+    child = os.fork()
+    if not child:
+        cos, sin = rotary_tables(Rope(1e5), 64, 8192)
+        angle = torch.outer(torch.arange(8192.0), 1 / 1e5 ** (torch.arange(0, 64, 2.0) / 64))
+        angle = torch.cat((angle, angle), 1).double()
+        right = torch.allclose(cos.double(), angle.cos(), rtol=0, atol=1e-6)
+        os._exit(not (right and torch.allclose(sin.double(), angle.sin(), rtol=0, atol=1e-6)))
+    wrong += os.waitpid(child, 0)[1] != 0
+print(wrong)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_rotary_tables_are_right_in_every_new_process():
+    command = [sys.executable, "-c", NEW_PROCESSES]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.strip() == "0", done.stderr
 
 
 @pytest.mark.parametrize("family", FAMILIES)

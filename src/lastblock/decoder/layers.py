@@ -203,6 +203,10 @@ def rotary_tables(rope: Rope, head_dim: int, length: int) -> RotaryTables:
         frequency = _scale_frequency(frequency, rope.scaling)
     angle = torch.outer(torch.arange(length).float(), frequency)  # (T, D/2)
     angle = torch.cat((angle, angle), dim=-1)
+    # MKL sees what processor this is in the first of its functions that a process calls. Where that
+    # is called by two threads at once, now and then one takes the way for what is not known yet,
+    # which is off by 1e-4: so the first is called by one thread.
+    torch.zeros(1).cos()
     return angle.cos(), angle.sin()
 
 
