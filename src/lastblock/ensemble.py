@@ -25,7 +25,7 @@ from lastblock.classifier import SequenceClassifier
 from lastblock.config import Settings
 from lastblock.lexicon import Lexicon, count_ngrams
 from lastblock.probe import SHARPNESS, cross_entropy, fit_lexicon, fit_probe, folds, lexicon_rows
-from lastblock.runtime import Progress
+from lastblock.runtime import Progress, seeded_generator
 from lastblock.tokenization.batching import TokenIds
 from lastblock.training import Encoded, train_tail
 
@@ -174,7 +174,7 @@ def _out_of_fold(
     logits = torch.empty(len(train), classifier.head.out_features)
     for fit, held in folds(train.tensors()[0], FOLDS, train.of):
         classifier.load_tail_state(untrained)
-        generator = torch.Generator().manual_seed(settings.seed)
+        generator = seeded_generator(settings.seed)
         part = train.take(fit.numpy())
         train_tail(classifier, store, part, None, settings, generator, progress)
         held_out: Sequence[TokenIds] = [train.sequences[i] for i in held]

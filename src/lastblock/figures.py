@@ -390,6 +390,9 @@ def _save(figure: Figure, **how: Any) -> bytes:
     with warnings.catch_warnings():
         # Class names in a script that the font lacks become boxes; the tables have them right.
         warnings.filterwarnings("ignore", message="Glyph")
+        if layout := figure.get_layout_engine():
+            # Left to savefig, this would draw all of it once more, to throw that away.
+            layout.execute(figure)
+            figure.set_layout_engine("none")  # what was found stays, however it is drawn next
         figure.savefig(buffer, **how)
-    figure.set_layout_engine("none")  # what was found stays, however it is drawn next
     return buffer.getvalue()

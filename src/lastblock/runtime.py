@@ -142,9 +142,9 @@ class Stopwatch:
 def spare_torch_compiler() -> None:
     """Let torch be imported without its shape functions in Python and without torch.export.
 
-    That is a third of its import time. Predicting uses neither; torch.compile and operations on
-    meta tensors that have no shape function in C++ do. To be called before torch is imported, and
-    only in a process that runs no code but ours.
+    That is a third of its import time. Predicting and training use neither; torch.compile,
+    torch.Generator() and operations on meta tensors that have no shape function in C++ do. To be
+    called before torch is imported, and only in a process that runs no code but ours.
     """
     if "torch" in sys.modules:
         return
@@ -175,7 +175,14 @@ def seed_everything(seed: int) -> torch.Generator:
     import torch
 
     torch.manual_seed(seed)
-    return torch.Generator().manual_seed(seed)
+    return seeded_generator(seed)
+
+
+def seeded_generator(seed: int) -> torch.Generator:
+    """A generator of its own. A copy, as torch.Generator() needs what was spared of torch."""
+    import torch
+
+    return torch.default_generator.clone_state().manual_seed(seed)
 
 
 def at_once() -> int:

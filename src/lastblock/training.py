@@ -17,7 +17,7 @@ from lastblock.classifier import SequenceClassifier
 from lastblock.config import Settings
 from lastblock.decoder import few_rows, kernels
 from lastblock.evaluation import History
-from lastblock.runtime import Progress
+from lastblock.runtime import Progress, seeded_generator
 from lastblock.tokenization.batching import TokenIds
 
 
@@ -257,7 +257,7 @@ class _Watch:
         self.classifier, self.store, self.settings = classifier, store, settings
         self.train, self.validation = train, validation
         # Its own generator: how often one looks must not change what is learnt.
-        self.generator = torch.Generator().manual_seed(settings.seed)
+        self.generator = seeded_generator(settings.seed)
         self.history = History()
         self.examples_seen = 0
         self.best_loss = math.inf

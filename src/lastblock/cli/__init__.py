@@ -22,8 +22,10 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             # A character that the terminal cannot show must not end a run.
             stream.reconfigure(errors="backslashreplace")
-    predicting = sys.argv[1:2] == ["predict"]
-    if predicting:
+    # Trackers bring code of their own, and may have something to do at the end.
+    tracked = any(argument.startswith("--log-to") for argument in sys.argv)
+    ours = sys.argv[1:2] in (["predict"], ["train"]) and not tracked
+    if ours:
         from lastblock.runtime import spare_torch_compiler
 
         spare_torch_compiler()
@@ -36,9 +38,7 @@ def main() -> None:
         # elsewhere, or Python's own flush at exit fails once more.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1 if isinstance(error, BrokenPipeError) else max(code, EXIT_MENDABLE)
-    # Trackers may have something to do at the end.
-    tracked = any(argument.startswith("--log-to") for argument in sys.argv)
-    if predicting or (sys.argv[1:2] == ["train"] and not tracked):
+    if ours:
         # Taking torch apart again, which nothing waits for, would take a fifth of a second.
         print(end="", file=sys.stderr, flush=True)
         os._exit(code)

@@ -23,6 +23,7 @@ from lastblock.decoder.config import DecoderConfig
 from lastblock.decoder.decoder import Decoder
 from lastblock.decoder.tensor_names import CHECKPOINT, PREFIXES, Place, places
 from lastblock.errors import WeightsError
+from lastblock.runtime import seeded_generator
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 SOURCE = "source.json"  # where the files of a folder in the cache come from, and their sizes
@@ -85,7 +86,7 @@ def random_decoder(folder: Path, seed: int, *, depth: int | None = None) -> Deco
     change nothing and biases are zero. A block's are the same at every depth.
     """
     decoder = Decoder(read_config(folder), depth)
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded_generator(seed)
     norms = decoder.config.norm_offset  # what a norm multiplies by is 1: the weight and this
     for name, parameter in decoder.named_parameters():
         if parameter.dim() > 1:
