@@ -291,6 +291,41 @@ def test_blocks_give_what_they_give_without(family, precision, monkeypatch):
             assert near.max() < 0.01
 
 
+@needs_kernels
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("begins", [False, True])
+def test_blocks_in_one_call_are_blocks_in_turn_to_the_bit(family, begins, monkeypatch):
+    decoder = random_decoder(family)
+    set_precision(decoder, 4, "int8", torch.randint(0, 97, (60,)))
+    ids, lengths = random_batch()
+    if begins:
+        ids = torch.cat((torch.arange(9).expand(len(ids), -1), ids), dim=1)
+        lengths = lengths + 9
+        decoder.begin_with(torch.arange(9))
+    ids[1] = ids[0]  # begins as the one before it does
+
+    def climbed():
+        with torch.no_grad():
+            return decoder.climb(ids, lengths).to(1).to(4).states()
+
+    whole = climbed()
+    with monkeypatch.context() as patch:
+        patch.setattr(decoder, "_packed", lambda start, stop: [])
+        in_turn = climbed()
+    assert all(torch.equal(*pair) for pair in zip(whole, in_turn, strict=True))
+
+
+@needs_kernels
+def test_blocks_of_which_one_is_not_packed_are_run_in_turn():
+    decoder = random_decoder()
+    set_precision(decoder, 3, "int8", torch.randint(0, 97, (60,)))
+    x = decoder.embed(random_batch()[0])
+    with torch.no_grad():
+        in_parts = decoder.run(decoder.run(x, 0, 3), 3, 4)
+        assert torch.equal(decoder.run(x, 0, 4), in_parts)
+        assert decoder.run(x, 2, 2) is x
+
+
 def test_gradients_flow_with_or_without():
     decoder = random_decoder()
     ids, _ = random_batch()

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lastblock.config import AttentionKind
+from lastblock.decoder import kernels
 from lastblock.decoder.config import DecoderConfig, Rope
 from lastblock.decoder.layers import Block, KeysValues, RotaryTables, make_norm, rotary_tables
 from lastblock.decoder.packing import Packing, pack, real, sizes
@@ -134,12 +135,37 @@ class Decoder(nn.Module):
         that are packed so.
         """
         first = 0 if after is None else len(after.ids)
-        _, length = sizes(x, packing)
+        batch, length = sizes(x, packing)
+        before = [None if after is None else after.keys_values[i] for i in range(start, stop)]
+        tables = self._tables(start, stop, x.dtype, length, first)
+        packed = self._packed(start, stop)
+        if packed and all(kernels.worth_attending(batch, length, of.heads) for of in packed):
+            return kernels.run_blocks(x, packed, tables, before, packing)
         for index in range(start, stop):
-            before = None if after is None else after.keys_values[index]
-            tables = self.rotary(index, x.dtype, length, first)
-            x = self.blocks[index](x, tables, before, packing)
+            at = index - start
+            x = self.blocks[index](x, tables[at], before[at], packing)
         return x
+
+    def _tables(
+        self, start: int, stop: int, dtype: torch.dtype, length: int, first: int
+    ) -> list[RotaryTables | None]:
+        """``rotary`` of blocks, which mostly have the same."""
+        known: dict[int, RotaryTables | None] = {}
+        numbers = [id(rope) for rope in self.config.ropes[start:stop]]
+        for index, number in enumerate(numbers, start):
+            if number not in known:
+                known[number] = self.rotary(index, dtype, length, first)
+        return [known[number] for number in numbers]
+
+    def _packed(self, start: int, stop: int) -> list[kernels.PackedBlock]:
+        """These blocks as kernels take them; none, if one of them is not for kernels."""
+        found = []
+        for index in range(start, stop):
+            packed = self.blocks[index].packed()  # type: ignore[operator]
+            if packed is None:
+                return []
+            found.append(packed)
+        return found
 
     def reach(self, begun: Beginning, depth: int) -> Beginning:
         """A beginning as far up as a depth; as threads may share a decoder, none is changed."""

@@ -30,7 +30,7 @@ EXPORT int version(void)
     const int can = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                     __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
                     __builtin_cpu_supports("avx512vnni");
-    return can ? 8 : 0;
+    return can ? 9 : 0;
 }
 
 /* An activation's value, or x itself. */
@@ -606,6 +606,23 @@ EXPORT int self_attention(const float *x, const Attention *given, const Layer *q
                linear(attended, here, out, added ? added + at : NULL, y + at, threads);
     }
     free(between);
+    return done;
+}
+
+/* A transformer layer of such layers: attention and MLP, each added to what came in. */
+typedef struct {
+    Attention attention;
+    const Layer *qkv, *out, *into, *from;
+} Block;
+
+/* n rows x through one block after the other: y as x. ``between``: room for as much. */
+EXPORT int run_blocks(const float *x, int64_t n, const Block *blocks, int64_t count, float *between,
+                      float *y, int64_t threads)
+{
+    int done = 1;
+    for (const Block *b = blocks; done && b < blocks + count; b++, x = y)
+        done = self_attention(x, &b->attention, b->qkv, b->out, x, between, threads) &&
+               chain(between, n, b->into, b->from, between, y, threads);
     return done;
 }
 

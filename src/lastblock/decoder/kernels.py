@@ -9,11 +9,13 @@ each of which reads and writes them again; here what follows a sum happens while
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,7 +23,7 @@ from torch.nn import functional as F
 
 from lastblock.decoder.packing import Packing, sizes
 
-_VERSION = 8  # of what the functions are given, as kernels.c has it too
+_VERSION = 9  # of what the functions are given, as kernels.c has it too
 # A panel of a weight is so many of its rows; four integers of each row stand together.
 _PANEL = 64
 # Inputs are taken up so many at a time.
@@ -56,6 +58,13 @@ class _Attention(ctypes.Structure):
     )
 
 
+class _Block(ctypes.Structure):
+    _fields_ = (
+        ("attention", _Attention),
+        *((name, ctypes.c_void_p) for name in ("qkv", "out", "into", "down")),
+    )
+
+
 @cache
 def library() -> ctypes.CDLL | None:
     """What was built, if it runs on this processor."""
@@ -77,6 +86,15 @@ def library() -> ctypes.CDLL | None:
             ]
             library.attend.argtypes = [address, address, number]
             library.self_attention.argtypes = [*[address] * 6, number]
+            library.run_blocks.argtypes = [
+                address,
+                number,
+                address,
+                number,
+                address,
+                address,
+                number,
+            ]
             library.multiply.argtypes = [address, ctypes.c_int, number]
             library.adamw.argtypes = [address, number, number]
             library.normed.argtypes = [
@@ -255,10 +273,53 @@ def self_attention(
     y = x.new_empty(*x.shape[:-1], out.outputs)
     if not x.numel():
         return y
-    said, _kept = _attention(x, heads, rotary, before, packing)
+    said, kept = _attention(x, heads, packing)
+    kept += _point_to(said, rotary, before)
     at, more = ctypes.addressof(said), _laid_out(added)
     layers = qkv.address, out.address
     _call("self_attention", x.data_ptr(), at, *layers, _address(more), y.data_ptr())
+    return y
+
+
+class PackedBlock(NamedTuple):
+    """A transformer layer of packed layers, with the norms before them taken in."""
+
+    heads: Heads
+    qkv: Packed
+    out: Packed
+    into: Packed
+    down: Packed
+
+
+def run_blocks(
+    x: Tensor,
+    blocks: Sequence[PackedBlock],
+    rotary: Sequence[Pair | None],
+    before: Sequence[Pair | None],
+    packing: Packing | None = None,
+) -> Tensor:
+    """(B, T, C) through one block after the other, each with its own ``rotary`` and ``before``.
+
+    What ``self_attention`` and ``chain`` give in turn, to the bit; see ``attend``. Of a single text
+    Python and the waking of threads between those would be a third of the time.
+    """
+    x = x.float().contiguous()
+    y, between = torch.empty_like(x), torch.empty_like(x)
+    if not x.numel():
+        return y
+    said, kept = (_Block * len(blocks))(), []
+    common: dict[Heads, _Attention] = {}
+    for one, block, tables, first in zip(said, blocks, rotary, before, strict=True):
+        if block.heads not in common:
+            common[block.heads], more = _attention(x, block.heads, packing)
+            kept += more
+        one.attention = common[block.heads]
+        kept += _point_to(one.attention, tables, first)
+        for name in ("qkv", "out", "into", "down"):
+            setattr(one, name, getattr(block, name).address)
+    rows = x.numel() // x.shape[-1]
+    given = x.data_ptr(), rows, ctypes.addressof(said), len(said)
+    _call("run_blocks", *given, between.data_ptr(), y.data_ptr())
     return y
 
 
@@ -303,28 +364,20 @@ def attend(
     dtype = q.dtype
     q, k, v = (of.float() for of in (q, k, v))
     y = q.new_empty(*q.shape[:2], heads.heads * heads.dim)
-    said, _kept = _attention(q, heads, rotary, before, packing)
+    said, kept = _attention(q, heads, packing)
+    kept += _point_to(said, rotary, before)
     said.queries, said.keys, said.values = q.data_ptr(), k.data_ptr(), v.data_ptr()
     said.query_stride, said.key_stride, said.value_stride = (of.stride(1) for of in (q, k, v))
     _call("attend", ctypes.addressof(said), y.data_ptr())
     return y.to(dtype)
 
 
-def _attention(
-    x: Tensor,
-    heads: Heads,
-    rotary: Pair | None,
-    before: Pair | None,
-    packing: Packing | None,
-) -> tuple[_Attention, list[Tensor]]:
+def _attention(x: Tensor, heads: Heads, packing: Packing | None) -> tuple[_Attention, list[Tensor]]:
     """What the kernel is told of x (B, T, ...), but for where it is; and what that points to."""
-    cos, sin = rotary or (None, None)
-    keys, values = before or (None, None)
     batch, length = sizes(x, packing)
     said = _Attention(
         batch=batch,
         length=length,
-        before=0 if keys is None else keys.shape[1],
         heads=heads.heads,
         kv_heads=heads.kv_heads,
         dim=heads.dim,
@@ -333,15 +386,22 @@ def _attention(
         scale=heads.scale,
     )
     kept = []
-    for name, of in (("cos", cos), ("sin", sin), ("first_keys", keys), ("first_values", values)):
-        if of is not None:
-            kept.append(of.float().contiguous())
-            setattr(said, name, kept[-1].data_ptr())
     if packing is not None:
         for name in ("path", "lengths", "shared"):
             kept.append(getattr(packing, name).contiguous())
             setattr(said, name, kept[-1].data_ptr())
     return said, kept
+
+
+def _point_to(said: _Attention, rotary: Pair | None, before: Pair | None) -> list[Tensor]:
+    """Point to positions' tables and to what stands before the texts; returned is what is there."""
+    kept = []
+    for names, pair in ((("cos", "sin"), rotary), (("first_keys", "first_values"), before)):
+        for name, of in zip(names, pair or (), strict=False):
+            kept.append(of.float().contiguous())
+            setattr(said, name, kept[-1].data_ptr())
+    said.before = 0 if before is None else before[0].shape[1]
+    return kept
 
 
 def _call(name: str, *arguments: float | None) -> None:

@@ -532,6 +532,19 @@ class Block(nn.Module):
         x = self.attn(self.attn_norm(x), rotary, before, packing, added=x)
         return self.mlp(self.mlp_norm(x), added=x)
 
+    def packed(self) -> kernels.PackedBlock | None:
+        """This block as kernels take it whole; None if they do not."""
+        attn, mlp = self.attn, self.mlp
+        around = self.attn_norm, self.mlp_norm, self.attn_post_norm
+        if attn.q_norm is not None or not all(isinstance(norm, nn.Identity) for norm in around):
+            return None
+        into = mlp.gate_up if mlp.gated else mlp.up
+        qkv, out, down = attn.qkv.packed(), attn.out.packed(), mlp.down.packed()
+        first = into.packed(mlp.activation, mlp.gated)
+        if qkv is None or out is None or first is None or down is None:
+            return None
+        return kernels.PackedBlock(attn.as_heads(), qkv, out, first, down)
+
     def keys_values(self, x: Tensor, rotary: RotaryTables | None) -> KeysValues:
         """What the tokens of x, (B, T, C), are to the attention of those after them."""
         return self.attn.keys_values(self.attn_norm(x), rotary)
