@@ -21,10 +21,7 @@ from lastblock import checkpoint
 from lastblock.decoder import kernels
 from lastblock.runtime import fastest_precision
 
-TEXT = (
-    "You are a winner you have been specially selected to receive $1000 cash or a $2000 award. "
-    "Call now to claim."
-)
+TEXT = "You have been specially selected to receive a $2000 award. Call to claim."  # 30 tokens
 # What ``lastblock predict`` imports, and how it ends.
 IMPORTS = """
 import os

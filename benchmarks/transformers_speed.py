@@ -32,7 +32,7 @@ from lastblock.data.catalog import load_examples
 from lastblock.data.examples import Examples
 from lastblock.runtime import fastest_precision
 
-EPOCHS, BATCH, STEPS = 5, 16, (4, 16)
+EPOCHS, BATCH, STEPS = 5, 16, (4, 40)
 SIZES = (8, 32)
 
 
