@@ -2,6 +2,7 @@
 
 import copy
 import ctypes
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -11,6 +12,7 @@ from torch.nn import functional as F
 
 from lastblock.decoder import kernels
 from lastblock.decoder.config import Rope
+from lastblock.decoder.decoder import Decoder
 from lastblock.decoder.layers import _sees, rotary_tables, rotate
 from lastblock.decoder.precision import set_precision
 
@@ -313,6 +315,25 @@ def test_blocks_in_one_call_are_blocks_in_turn_to_the_bit(family, begins, monkey
         patch.setattr(decoder, "_packed", lambda start, stop: [])
         in_turn = climbed()
     assert all(torch.equal(*pair) for pair in zip(whole, in_turn, strict=True))
+
+
+@needs_kernels
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_blocks_in_one_call_may_each_see_in_their_own_way(dtype):
+    """Windows and positions that differ from block to block, and states that are turned first."""
+    config, ropes = random_decoder().config, [Rope(theta) for theta in (1e4, 1e2)]
+    config = replace(config, windows=(None, 3, 8, None), ropes=(*ropes, ropes[0], None))
+    decoder = Decoder(config)
+    decoder.load_state_dict(random_decoder().state_dict())
+    decoder.blocks[2].attn.causal = False
+    set_precision(decoder, 4, "int8", torch.randint(0, 97, (60,)))
+    x = torch.randn(3, 40, config.hidden_size).to(dtype)
+    with torch.no_grad():
+        in_turn = x
+        for index in range(4):
+            tables = decoder.rotary(index, torch.float32, 40)
+            in_turn = decoder.blocks[index](in_turn.float(), tables)
+        assert torch.equal(decoder.run(x, 0, 4), in_turn)
 
 
 @needs_kernels

@@ -137,24 +137,21 @@ class Decoder(nn.Module):
         first = 0 if after is None else len(after.ids)
         batch, length = sizes(x, packing)
         before = [None if after is None else after.keys_values[i] for i in range(start, stop)]
-        tables = self._tables(start, stop, x.dtype, length, first)
         packed = self._packed(start, stop)
         if packed and all(kernels.worth_attending(batch, length, of.heads) for of in packed):
+            tables = self._tables(start, stop, length, first)
             return kernels.run_blocks(x, packed, tables, before, packing)
-        for index in range(start, stop):
-            at = index - start
-            x = self.blocks[index](x, tables[at], before[at], packing)
+        for index, own in zip(range(start, stop), before, strict=True):
+            x = self.blocks[index](x, self.rotary(index, x.dtype, length, first), own, packing)
         return x
 
-    def _tables(
-        self, start: int, stop: int, dtype: torch.dtype, length: int, first: int
-    ) -> list[RotaryTables | None]:
-        """``rotary`` of blocks, which mostly have the same."""
+    def _tables(self, start: int, stop: int, length: int, first: int) -> list[RotaryTables | None]:
+        """``rotary`` of blocks, which mostly have the same, in float32."""
         known: dict[int, RotaryTables | None] = {}
         numbers = [id(rope) for rope in self.config.ropes[start:stop]]
         for index, number in enumerate(numbers, start):
             if number not in known:
-                known[number] = self.rotary(index, dtype, length, first)
+                known[number] = self.rotary(index, torch.float32, length, first)
         return [known[number] for number in numbers]
 
     def _packed(self, start: int, stop: int) -> list[kernels.PackedBlock]:
