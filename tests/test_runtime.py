@@ -8,7 +8,23 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from lastblock.runtime import MOST_AT_ONCE, at_once, inferred, keep_freed_memory, one_beside
+from lastblock.runtime import (
+    MOST_AT_ONCE,
+    at_once,
+    inferred,
+    keep_freed_memory,
+    one_beside,
+    seeded_generator,
+)
+
+
+@pytest.mark.parametrize("seed", [0, 123, 2**63])
+def test_a_seeded_generator_draws_what_torch_s_own_does(seed: int) -> None:
+    ours, torchs = seeded_generator(seed), torch.Generator().manual_seed(seed)
+    everyone = torch.get_rng_state()
+    for _ in range(2):
+        assert torch.equal(torch.randn(9, generator=ours), torch.randn(9, generator=torchs))
+    assert torch.equal(torch.get_rng_state(), everyone)
 
 
 def test_what_the_user_says_of_memory_stands(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny import messages
 
 from lastblock.cli import run
 from lastblock.errors import DataError
@@ -127,3 +128,24 @@ def test_the_installed_command_and_the_module_are_the_same() -> None:
         assert result.returncode == 2
         assert result.stderr.startswith("lastblock: no-such-folder")
         assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("what", ["block", "lora", "all"])
+def test_a_process_that_spares_itself_parts_of_torch_trains_the_same(
+    what: str, pretrained: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / "messages.csv"
+    rows = [f"{text},{label}" for text, label in zip(*messages(), strict=True)]
+    data.write_text("\n".join(["text,label", *rows]), encoding="utf-8")
+    weights = []
+    for name in ("here", "there"):
+        folder = tmp_path / name
+        command = ["train", str(data), "--model", str(pretrained), "--train", what, "--epochs", "1"]
+        command += ["--dtype", "float32", "--no-cache", "-o", str(folder)]
+        if name == "here":
+            assert run(command) == 0
+        else:
+            whole = [sys.executable, "-m", "lastblock", *command]
+            subprocess.run(whole, check=True, capture_output=True, timeout=120)
+        weights.append((folder / "model.safetensors").read_bytes())
+    assert weights[0] == weights[1]
