@@ -87,13 +87,7 @@ def library() -> ctypes.CDLL | None:
             library.attend.argtypes = [address, address, number]
             library.self_attention.argtypes = [*[address] * 6, number]
             library.run_blocks.argtypes = [
-                address,
-                number,
-                address,
-                number,
-                address,
-                address,
-                number,
+                *(address, number, address, number, address, address, number)
             ]
             library.multiply.argtypes = [address, ctypes.c_int, number]
             library.adamw.argtypes = [address, number, number]
