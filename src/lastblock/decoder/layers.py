@@ -298,9 +298,8 @@ class Attention(nn.Module):
         """
         heads = self.as_heads()
         in_kernels = kernels.worth_attending(*sizes(x, packing), heads)
-        qkv, out = self.qkv.packed(), self.out.packed()
-        if in_kernels and qkv is not None and out is not None and self.q_norm is None:
-            return kernels.self_attention(x, qkv, out, heads, rotary, before, packing, added)
+        if in_kernels and (layers := self.packed()):
+            return kernels.self_attention(x, *layers, heads, rotary, before, packing, added)
         q, k, v = self._project(x)
         if in_kernels and not torch.is_grad_enabled() and kernels.can_attend(q, k, v):
             return _added(self.out(kernels.attend(q, k, v, heads, rotary, before, packing)), added)
@@ -314,6 +313,11 @@ class Attention(nn.Module):
             )
         y = self._attend_by_rows(q, k, v) if self._is_short(k) else self._attend(q, k, v)
         return _added(self.out(y if packing is None else packing.gather(y)), added)
+
+    def packed(self) -> tuple[kernels.Packed, kernels.Packed] | None:
+        """Both layers as kernels take them, one after the other; None if they do not."""
+        qkv, out = self.qkv.packed(), self.out.packed()
+        return None if qkv is None or out is None or self.q_norm is not None else (qkv, out)
 
     def as_heads(self) -> kernels.Heads:
         """How it attends."""
@@ -491,11 +495,19 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor, added: Tensor | None = None) -> Tensor:
         """(..., C) -> (..., C); ``added``: states, as many, that the result is added to."""
-        into = self.gate_up if self.gated else self.up
-        first, last = into.packed(self.activation, self.gated), self.down.packed()
-        if first is not None and last is not None:
-            return kernels.chain(x, first, last, added)
-        return _added(self.down(into.activated(x, self.activation, self.gated)), added)
+        if layers := self.packed():
+            return kernels.chain(x, *layers, added)
+        return _added(self.down(self.into.activated(x, self.activation, self.gated)), added)
+
+    @property
+    def into(self) -> Linear:
+        """The layer that its inputs go into."""
+        return self.gate_up if self.gated else self.up
+
+    def packed(self) -> tuple[kernels.Packed, kernels.Packed] | None:
+        """Both layers as kernels take them, one after the other; None if they do not."""
+        first, last = self.into.packed(self.activation, self.gated), self.down.packed()
+        return None if first is None or last is None else (first, last)
 
 
 def _added(y: Tensor, x: Tensor | None) -> Tensor:
@@ -534,16 +546,13 @@ class Block(nn.Module):
 
     def packed(self) -> kernels.PackedBlock | None:
         """This block as kernels take it whole; None if they do not."""
-        attn, mlp = self.attn, self.mlp
         around = self.attn_norm, self.mlp_norm, self.attn_post_norm
-        if attn.q_norm is not None or not all(isinstance(norm, nn.Identity) for norm in around):
+        if not all(isinstance(norm, nn.Identity) for norm in around):
             return None
-        into = mlp.gate_up if mlp.gated else mlp.up
-        qkv, out, down = attn.qkv.packed(), attn.out.packed(), mlp.down.packed()
-        first = into.packed(mlp.activation, mlp.gated)
-        if qkv is None or out is None or first is None or down is None:
+        first, last = self.attn.packed(), self.mlp.packed()
+        if first is None or last is None:
             return None
-        return kernels.PackedBlock(attn.as_heads(), qkv, out, first, down)
+        return kernels.PackedBlock(self.attn.as_heads(), *first, *last)
 
     def keys_values(self, x: Tensor, rotary: RotaryTables | None) -> KeysValues:
         """What the tokens of x, (B, T, C), are to the attention of those after them."""
@@ -565,7 +574,7 @@ class Block(nn.Module):
     def _as_llama(self) -> tuple[trained_block.Weights, trained_block.Shape] | None:
         """This block as ``trained_block`` has it; None where it is of another kind."""
         first, last, attn, mlp = self.attn_norm, self.mlp_norm, self.attn, self.mlp
-        into = mlp.gate_up if mlp.gated else mlp.up
+        into = mlp.into
         if not isinstance(first, RMSNorm) or not isinstance(last, RMSNorm) or first.offset:
             return None
         if attn.q_norm is not None or not isinstance(self.attn_post_norm, nn.Identity):

@@ -31,7 +31,7 @@ from lastblock.config import Precision
 from lastblock.decoder import kernels
 from lastblock.decoder.config import Activation
 from lastblock.decoder.decoder import Decoder
-from lastblock.decoder.layers import MLP, Block, RMSNorm, activate
+from lastblock.decoder.layers import Block, RMSNorm, activate
 from lastblock.runtime import has_int8_instructions, keep_freed_memory
 
 STEPS = 127  # an 8-bit integer on each side of zero
@@ -279,7 +279,7 @@ def _replace(block: Block) -> tuple[Int8Linear, Int8Linear, Int8Linear, Int8Line
     eps = [norm.eps if isinstance(norm, RMSNorm) else None for norm in norms]
     qkv = _like(attn.qkv, factor=eps[0] is not None, eps=eps[0])
     out = _like(attn.out, factor=False)
-    into = _like(_into(mlp), factor=eps[1] is not None, eps=eps[1])
+    into = _like(mlp.into, factor=eps[1] is not None, eps=eps[1])
     down = _like(mlp.down, factor=not mlp.gated)
     for parent, name, layer in (
         (attn, "qkv", qkv),
@@ -294,10 +294,6 @@ def _replace(block: Block) -> tuple[Int8Linear, Int8Linear, Int8Linear, Int8Line
     return qkv, out, into, down
 
 
-def _into(mlp: MLP) -> nn.Linear:
-    return mlp.gate_up if mlp.gated else mlp.up
-
-
 def _like(linear: nn.Linear, *, factor: bool, eps: float | None = None) -> Int8Linear:
     out_features, in_features = linear.weight.shape
     return Int8Linear(in_features, out_features, linear.bias is not None, factor, eps)
@@ -306,7 +302,7 @@ def _like(linear: nn.Linear, *, factor: bool, eps: float | None = None) -> Int8L
 def _round(block: Block, largest: dict[nn.Module, Tensor]) -> None:
     """The same, filled; ``largest`` says how large the channels of their inputs get."""
     attn, mlp = block.attn, block.mlp
-    qkv, out, into, down = attn.qkv, attn.out, _into(mlp), mlp.down
+    qkv, out, into, down = attn.qkv, attn.out, mlp.into, mlp.down
     norms = block.attn_norm, block.mlp_norm
     # Query heads that share a value head share what its channels are divided by.
     heads = (attn.kv_heads, attn.heads // attn.kv_heads, attn.head_dim)
