@@ -295,7 +295,7 @@ def run_blocks(
     """(B, T, C) through one block after the other, each with its own ``rotary`` and ``before``.
 
     What ``self_attention`` and ``chain`` give in turn, to the bit; see ``attend``. Of a single text
-    Python and the waking of threads between those would be a third of the time.
+    Python and the waking of threads between those would be a sixth of the time.
     """
     x = x.float().contiguous()
     y, between = torch.empty_like(x), torch.empty_like(x)
