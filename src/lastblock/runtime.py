@@ -254,8 +254,8 @@ def has_int8_instructions() -> bool:
 def fastest_precision(rows: int, columns: int, *, int8: bool, kernels: bool = False) -> Precision:
     """What to multiply a decoder's matrices of this shape in: float32, bfloat16 or int8.
 
-    With ``kernels`` of our own integers are more than twice as fast as anything else, but for
-    processors that multiply whole tiles (AMX), and nothing is timed.
+    With ``kernels`` of our own integers are more than twice as fast as anything else, and nothing
+    is timed.
 
     One product is timed in each; what is less exact has to be ``WORTH_ROUNDING`` times faster. int8
     only where it is allowed and the processor has instructions for it. Processors without bfloat16
@@ -265,7 +265,7 @@ def fastest_precision(rows: int, columns: int, *, int8: bool, kernels: bool = Fa
     import torch
 
     int8 = int8 and has_int8_instructions()
-    if int8 and kernels and not torch.cpu._is_amx_tile_supported():
+    if int8 and kernels:
         return "int8"
     if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return "int8" if int8 else "float32"

@@ -28,13 +28,17 @@ def without_kernels(use_kernels):
 
 
 needs_kernels = pytest.mark.usefixtures("with_kernels")
+# Matrix tiles are used wherever there are any.
+WAYS = [False, True] if kernels.have_tiles() else [False]
 
 
 @needs_kernels
-@pytest.mark.parametrize("rows", [1, 5, 6, 13, 200])
+@pytest.mark.parametrize("tiled", WAYS)
+@pytest.mark.parametrize("rows", [1, 5, 6, 13, 16, 17, 200])
 @pytest.mark.parametrize("columns", [2, 64, 66, 300])
 @pytest.mark.parametrize("size", [3, 16, 50, 576])
-def test_products_equal_float64(rows, columns, size):
+def test_products_equal_float64(tiled, rows, columns, size, monkeypatch):
+    monkeypatch.setattr(kernels, "have_tiles", lambda: tiled)
     for activation, gated, bias, factor, eps in (
         (None, False, False, False, None),
         (None, False, True, True, 1e-5),
@@ -66,6 +70,25 @@ def test_products_equal_float64(rows, columns, size):
         exact = act(parts[0]) * parts[1]
         found = layer(x).double()
         assert (found - exact).abs().max() <= 1e-5 * max(exact.abs().max(), y.abs().max())
+
+
+@needs_kernels
+@pytest.mark.parametrize("rows", [1, 15, 16, 33, 192, 250])
+@pytest.mark.parametrize("shape", [(66, 50), (192, 576), (150, 1536)])
+@pytest.mark.parametrize("activation", [None, "silu", "gelu_tanh"])
+@pytest.mark.parametrize("gated", [False, True])
+def test_tiles_change_no_bit(rows, shape, activation, gated, monkeypatch):
+    weight, factor = torch.randint(-128, 128, shape, dtype=torch.int8), torch.rand(shape[1])
+    scale, bias = torch.rand(shape[0]) / 1000, torch.randn(shape[0])
+    x = torch.randn(rows, shape[1])
+    x[rows // 2, 5] = torch.nan
+    x[:, 3] *= 1e4  # on the edge of what integers hold
+    said = []
+    for tiled in WAYS:
+        monkeypatch.setattr(kernels, "have_tiles", lambda tiled=tiled: tiled)
+        layer = kernels.Packed(weight, scale, bias, factor, 1e-6, activation, gated)
+        said.append(layer(x).nan_to_num(7.0))
+    assert all(torch.equal(of, said[0]) for of in said)
 
 
 @needs_kernels

@@ -23,11 +23,11 @@ from torch.nn import functional as F
 
 from lastblock.decoder.packing import Packing, sizes
 
-_VERSION = 9  # of what the functions are given, as kernels.c has it too
-# A panel of a weight is so many of its rows; four integers of each row stand together.
-_PANEL = 64
-# Inputs are taken up so many at a time.
-_LANES = 16
+_VERSION = 10  # of what the functions are given, as kernels.c has it too
+# A panel of a weight is so many of its rows, whose inputs are taken up so many at a time; four
+# integers of each row stand together. Without tiles and with: two of them hold a panel's rows.
+_PANEL, _TILED_PANEL = 64, 32
+_LANES, _TILED_LANES = 16, 64
 # A text up to so long is read fast enough by fewer threads than there are.
 _SHORT = 512
 Pair = tuple[Tensor, Tensor]
@@ -38,7 +38,7 @@ class _Layer(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("panels", "zeros", "scale", "bias", "factor")),
         ("eps", ctypes.c_float),
-        *((name, ctypes.c_int32) for name in ("activation", "gated")),
+        *((name, ctypes.c_int32) for name in ("activation", "gated", "tiled")),
         *((name, ctypes.c_int64) for name in ("inputs", "outputs")),
     )
 
@@ -126,6 +126,13 @@ def have_faster_products() -> bool:
     return found is not None and bool(found.has_faster_products())
 
 
+@cache
+def have_tiles() -> bool:
+    """Whether products of 8-bit integers go through matrix tiles (AMX): several times faster."""
+    found = library()
+    return found is not None and bool(found.has_tiles())
+
+
 class Packed:
     """A layer of 8-bit integers as the kernel wants it.
 
@@ -149,8 +156,9 @@ class Packed:
         activation: str | None = None,
         gated: bool = False,
     ) -> None:
-        halves = 2 if gated else 1
-        each = _PANEL // halves
+        halves, tiled = 2 if gated else 1, have_tiles()
+        panel, lanes = (_TILED_PANEL, _TILED_LANES) if tiled else (_PANEL, _LANES)
+        each = panel // halves
 
         def rows(of: Tensor) -> Tensor:
             """Half a panel of the gate, half a panel of the other; filled up with nought."""
@@ -159,17 +167,22 @@ class Packed:
             return parts.unflatten(1, (-1, each)).transpose(0, 1).flatten(0, 2).contiguous()
 
         self.outputs, size = len(weight) // halves, weight.shape[1]
-        wide = rows(_filled_up(weight, 1, _LANES))
+        wide = rows(_filled_up(weight, 1, lanes))
         # Four integers as one number, as they are moved together.
-        fours = wide.view(torch.int32).view(len(wide) // _PANEL, _PANEL, -1)
-        panels = fours.transpose(1, 2).contiguous()
+        fours = wide.view(torch.int32)
+        if tiled:  # a tile: sixteen such numbers of each of sixteen rows
+            of_tiles = fours.unflatten(1, (-1, 16)).unflatten(0, (-1, 2, 16))
+            panels = of_tiles.permute(0, 3, 1, 4, 2).contiguous()
+        else:
+            panels = fours.unflatten(0, (-1, panel)).transpose(1, 2).contiguous()
         zeros = wide.sum(1, dtype=torch.int32) * 128
         self._kept = [panels, zeros, rows(scale.float())]
         self._kept += [torch.empty(0) if bias is None else rows(bias.float())]
         self._kept += [torch.empty(0) if factor is None else factor.float().contiguous()]
         addresses = [of.data_ptr() or None for of in self._kept]
         eps = -1.0 if eps is None else eps
-        self._layer = _Layer(*addresses, eps, ACTIVATIONS[activation], gated, size, self.outputs)
+        kind = ACTIVATIONS[activation], gated, tiled
+        self._layer = _Layer(*addresses, eps, *kind, size, self.outputs)
 
     @property
     def address(self) -> int:
