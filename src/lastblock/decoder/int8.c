@@ -27,31 +27,48 @@ INLINE __m512 activated(__m512 x, const int activation)
     return _mm512_div_ps(x, _mm512_add_ps(e, _mm512_set1_ps(1.0f)));
 }
 
-/* A row of inputs as integers, and the unit that they count. */
-TARGET static float rounded(const float *x, const float *factor, float eps, int64_t size,
-                            uint8_t *whole)
+/* A row of inputs as integers, and the unit that they count; ``even``: whether it fills its lanes,
+ * ``factored``: whether there are factors. */
+INLINE float rounded(const int even, const int factored, const float *x, const float *factor, float eps,
+                     int64_t size, uint8_t *whole)
 {
+#define SOME (even ? 0xffff : lanes(size - i))
+#define TIMES(v) (factored ? _mm512_mul_ps(v, _mm512_maskz_loadu_ps(SOME, factor + i)) : v)
     __m512 largest = _mm512_setzero_ps(), squares = _mm512_setzero_ps();
     for (int64_t i = 0; i < size; i += 16) {
-        __m512 v = _mm512_maskz_loadu_ps(lanes(size - i), x + i);
+        const __m512 v = _mm512_maskz_loadu_ps(SOME, x + i);
         squares = _mm512_fmadd_ps(v, v, squares);
-        if (factor)
-            v = _mm512_mul_ps(v, _mm512_maskz_loadu_ps(lanes(size - i), factor + i));
-        largest = _mm512_max_ps(largest, _mm512_abs_ps(v));
+        largest = _mm512_max_ps(largest, _mm512_abs_ps(TIMES(v)));
     }
     float most = _mm512_reduce_max_ps(largest), sum = _mm512_reduce_add_ps(squares);
     float unit = (most > 1e-30f ? most : 1e-30f) / 127;
     const __m512 by = _mm512_set1_ps(1 / unit);
     for (int64_t i = 0; i < size; i += 16) {
-        __m512 v = _mm512_maskz_loadu_ps(lanes(size - i), x + i);
-        if (factor)
-            v = _mm512_mul_ps(v, _mm512_maskz_loadu_ps(lanes(size - i), factor + i));
-        __m512i n = _mm512_cvtps_epi32(_mm512_mul_ps(v, by));
+        const __m512 v = _mm512_maskz_loadu_ps(SOME, x + i);
+        __m512i n = _mm512_cvtps_epi32(_mm512_mul_ps(TIMES(v), by));
         n = _mm512_add_epi32(n, _mm512_set1_epi32(ZERO));
         _mm_storeu_si128((__m128i *)(whole + i), _mm512_cvtepi32_epi8(n));
     }
+#undef SOME
+#undef TIMES
     unit += 0 * sum; /* what is no number has no integer: it must not look like one */
     return eps < 0 ? unit : unit / __builtin_sqrtf(sum / size + eps);
+}
+
+/* Some rows x as integers, ``stride`` apart, and each row's unit. */
+TARGET static void round_inputs(const float *x, int64_t n, const Layer *layer, uint8_t *whole,
+                                int64_t stride, float *unit)
+{
+#define ROW(even, factored)                                                                       \
+    unit[r] = rounded(even, factored, x + r * layer->in, layer->factor, layer->eps, layer->in,    \
+                      whole + r * stride)
+    for (int64_t r = 0; r < n; r++) {
+        if (layer->in % 16)
+            layer->factor ? (ROW(0, 1)) : (ROW(0, 0));
+        else
+            layer->factor ? (ROW(1, 1)) : (ROW(1, 0));
+    }
+#undef ROW
 }
 
 /* Written out, as compilers keep sums in arrays, or those of intrinsics, in memory. */
@@ -372,9 +389,7 @@ TARGET static void product(const void *work, int64_t part, int64_t parts)
     }
     for (int64_t first = 0; first < p->n; first += most) {
         const int64_t here = p->n - first < most ? p->n - first : most;
-        for (int64_t r = 0; r < here; r++)
-            unit[r] = rounded(p->x + (first + r) * layer->in, layer->factor, layer->eps,
-                              layer->in, whole + r * stride);
+        round_inputs(p->x + first * layer->in, here, layer, whole, stride, unit);
         (layer->tiled ? in_squares : in_lanes)(p, first, here, begin, end, whole, stride, unit);
     }
     free(whole);
