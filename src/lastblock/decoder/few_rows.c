@@ -371,7 +371,7 @@ INLINE __m512 sloped(__m512 z, const int activation, __m512 *slope)
     if (activation == GELU)
         of_within = _mm512_fmadd_ps(_mm512_mul_ps(z, z), _mm512_set1_ps(3 * CUBIC * TANH),
                                     _mm512_set1_ps(TANH));
-    const __m512 e = exponential(_mm512_sub_ps(_mm512_setzero_ps(), within(z, activation)));
+    const __m512 e = exponential(within(z, activation), -1);
     const __m512 share = _mm512_div_ps(one, _mm512_add_ps(e, one));
     const __m512 rest = _mm512_mul_ps(z, _mm512_sub_ps(one, share));
     *slope = _mm512_mul_ps(share, _mm512_fmadd_ps(rest, of_within, one));

@@ -23,61 +23,81 @@ INLINE __m512 activated(__m512 x, const int activation)
 {
     if (activation == NO_ACTIVATION)
         return x;
-    __m512 e = exponential(_mm512_sub_ps(_mm512_setzero_ps(), within(x, activation)));
+    const __m512 e = exponential(within(x, activation), -1);
     return _mm512_div_ps(x, _mm512_add_ps(e, _mm512_set1_ps(1.0f)));
 }
 
-/* A row of inputs as integers, and the unit that they count; ``even``: whether it fills its lanes,
- * ``factored``: whether there are factors. */
-INLINE float rounded(const int even, const int factored, const float *x, const float *factor, float eps,
-                     int64_t size, uint8_t *whole)
+/* A row of inputs as integers, and the unit that they count; ``factored`` and ``normed``: whether there
+ * are factors, and whether it is to be divided by its root mean square. */
+INLINE float rounded(const int factored, const int normed, const float *x, const Layer *layer,
+                     uint8_t *whole)
 {
-#define SOME (even ? 0xffff : lanes(size - i))
-#define TIMES(v) (factored ? _mm512_mul_ps(v, _mm512_maskz_loadu_ps(SOME, factor + i)) : v)
-    __m512 largest = _mm512_setzero_ps(), squares = _mm512_setzero_ps();
-    for (int64_t i = 0; i < size; i += 16) {
-        const __m512 v = _mm512_maskz_loadu_ps(SOME, x + i);
-        squares = _mm512_fmadd_ps(v, v, squares);
-        largest = _mm512_max_ps(largest, _mm512_abs_ps(TIMES(v)));
+    const int64_t size = layer->in;
+    const __m512i sign = _mm512_set1_epi32(0x7fffffff);
+    __m512i largest = _mm512_setzero_si512(); /* as integers, or what is no number would get lost */
+    __m512 squares = _mm512_setzero_ps();
+#define TAKEN(some, i)                                                                            \
+    (factored ? _mm512_mul_ps(_mm512_maskz_loadu_ps(some, x + (i)),                               \
+                              _mm512_maskz_loadu_ps(some, layer->factor + (i)))                   \
+              : _mm512_maskz_loadu_ps(some, x + (i)))
+#define LOOK(some)                                                                                \
+    {                                                                                             \
+        const __m512 v = _mm512_maskz_loadu_ps(some, x + i);                                      \
+        if (normed)                                                                               \
+            squares = _mm512_fmadd_ps(v, v, squares);                                             \
+        largest = _mm512_max_epu32(                                                               \
+            largest, _mm512_and_si512(_mm512_castps_si512(TAKEN(some, i)), sign));                \
     }
-    float most = _mm512_reduce_max_ps(largest), sum = _mm512_reduce_add_ps(squares);
+    int64_t i = 0;
+    for (; i + 16 <= size; i += 16)
+        LOOK(0xffff)
+    if (i < size)
+        LOOK(lanes(size - i))
+    const uint32_t bits = _mm512_reduce_max_epu32(largest);
+    float most, sum = normed ? _mm512_reduce_add_ps(squares) : 0;
+    memcpy(&most, &bits, 4);
     float unit = (most > 1e-30f ? most : 1e-30f) / 127;
     const __m512 by = _mm512_set1_ps(1 / unit);
-    for (int64_t i = 0; i < size; i += 16) {
-        const __m512 v = _mm512_maskz_loadu_ps(SOME, x + i);
-        __m512i n = _mm512_cvtps_epi32(_mm512_mul_ps(TIMES(v), by));
-        n = _mm512_add_epi32(n, _mm512_set1_epi32(ZERO));
-        _mm_storeu_si128((__m128i *)(whole + i), _mm512_cvtepi32_epi8(n));
+    const __m512i zero = _mm512_set1_epi8(layer->tiled ? 0 : (char)ZERO);
+    const __m512i in_order =
+        _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+#define WHOLE(some, i) _mm512_cvtps_epi32(_mm512_mul_ps(TAKEN(some, i), by))
+    for (i = 0; i + 64 <= size; i += 64) {
+        const __m512i low = _mm512_packs_epi32(WHOLE(0xffff, i), WHOLE(0xffff, i + 16));
+        const __m512i high = _mm512_packs_epi32(WHOLE(0xffff, i + 32), WHOLE(0xffff, i + 48));
+        const __m512i all = _mm512_permutexvar_epi32(in_order, _mm512_packs_epi16(low, high));
+        _mm512_storeu_si512(whole + i, _mm512_xor_si512(all, zero));
     }
-#undef SOME
-#undef TIMES
-    unit += 0 * sum; /* what is no number has no integer: it must not look like one */
-    return eps < 0 ? unit : unit / __builtin_sqrtf(sum / size + eps);
+    for (; i < size; i += 16) {
+        const __m128i some = _mm512_cvtsepi32_epi8(WHOLE(lanes(size - i), i));
+        _mm_storeu_si128((__m128i *)(whole + i),
+                         _mm_xor_si128(some, _mm512_castsi512_si128(zero)));
+    }
+#undef TAKEN
+#undef LOOK
+#undef WHOLE
+    unit += 0 * (most + sum); /* what is no number has no integer: it must not look like one */
+    return normed ? unit / __builtin_sqrtf(sum / size + layer->eps) : unit;
 }
 
 /* Some rows x as integers, ``stride`` apart, and each row's unit. */
 TARGET static void round_inputs(const float *x, int64_t n, const Layer *layer, uint8_t *whole,
                                 int64_t stride, float *unit)
 {
-#define ROW(even, factored)                                                                       \
-    unit[r] = rounded(even, factored, x + r * layer->in, layer->factor, layer->eps, layer->in,    \
-                      whole + r * stride)
-    for (int64_t r = 0; r < n; r++) {
-        if (layer->in % 16)
-            layer->factor ? (ROW(0, 1)) : (ROW(0, 0));
+    for (; n > 0; n--, x += layer->in, whole += stride, unit++) {
+        if (layer->factor)
+            *unit = layer->eps < 0 ? rounded(1, 0, x, layer, whole) : rounded(1, 1, x, layer, whole);
         else
-            layer->factor ? (ROW(1, 1)) : (ROW(1, 0));
+            *unit = layer->eps < 0 ? rounded(0, 0, x, layer, whole) : rounded(0, 1, x, layer, whole);
     }
-#undef ROW
 }
 
 /* Written out, as compilers keep sums in arrays, or those of intrinsics, in memory. */
 #define MULTIPLY(sum, x, weight) __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(x), "v"(weight))
 
-INLINE __m512 scaled(__m512i sum, const Layer *layer, int64_t column, __m512 unit)
+INLINE __m512 scaled(__m512i exact, const Layer *layer, int64_t column, __m512 unit)
 {
-    __m512i exact = _mm512_sub_epi32(sum, _mm512_loadu_si512(layer->zeros + column));
-    __m512 scale = _mm512_mul_ps(_mm512_loadu_ps(layer->scale + column), unit);
+    const __m512 scale = _mm512_mul_ps(_mm512_loadu_ps(layer->scale + column), unit);
     const __m512 y = _mm512_cvtepi32_ps(exact);
     if (!layer->bias)
         return _mm512_mul_ps(y, scale);
@@ -126,8 +146,8 @@ INLINE void tile(const int rows, const Layer *layer, int64_t panel, const uint8_
 {
 #define EACH(of) of(0) of(1) of(2) of(3) of(4) of(5)
 #define BEGIN(r)                                                                                  \
-    __m512i s##r##0 = _mm512_setzero_si512(), s##r##1 = s##r##0, s##r##2 = s##r##0,               \
-            s##r##3 = s##r##0;
+    __m512i s##r##0 = _mm512_loadu_si512(begin), s##r##1 = _mm512_loadu_si512(begin + 16),        \
+            s##r##2 = _mm512_loadu_si512(begin + 32), s##r##3 = _mm512_loadu_si512(begin + 48);
 #define STEP(r)                                                                                   \
     if (r < rows) {                                                                               \
         int32_t four;                                                                             \
@@ -144,6 +164,7 @@ INLINE void tile(const int rows, const Layer *layer, int64_t panel, const uint8_
                added ? added + r * layer->out : NULL, to + r * layer->out, activation, gated);
 
     const int8_t *weight = layer->panels + panel * COLUMNS * stride;
+    const int32_t *begin = layer->begin + panel * COLUMNS;
     for (int64_t i = 0; i < PART(stride); i += 64)
         _mm_prefetch((const char *)next + i, _MM_HINT_T1);
     EACH(BEGIN)
@@ -244,7 +265,13 @@ INLINE __attribute__((target("amx-tile,amx-int8"))) void sum_square(
     const Square *before, const int activation, const int gated)
 {
     const int64_t deep = up_to(layer->in, DEEP) / DEEP, both = s->rows > SIDE;
-    int64_t done = 0;
+    int64_t done = 0, due = 0;
+#define MEANWHILE                                                                                 \
+    due += before->rows;                                                                          \
+    if (due >= 4 * deep) {                                                                        \
+        due -= 4 * deep;                                                                          \
+        follow(before, done++, layer, activation, gated);                                         \
+    }
     _tile_zero(0);
     _tile_zero(1);
     _tile_zero(2);
@@ -252,17 +279,23 @@ INLINE __attribute__((target("amx-tile,amx-int8"))) void sum_square(
     for (int64_t i = 0; i < deep; i++, whole += DEEP, weight += SQUARE * DEEP) {
         _tile_loadd(4, whole, stride);
         _tile_loadd(6, weight, DEEP);
-        _tile_dpbusd(0, 4, 6);
+        _tile_dpbssd(0, 4, 6);
+        MEANWHILE
         _tile_loadd(7, weight + SIDE * DEEP, DEEP);
-        _tile_dpbusd(1, 4, 7);
+        _tile_dpbssd(1, 4, 7);
+        MEANWHILE
         if (both) {
             _tile_loadd(5, whole + SIDE * stride, stride);
-            _tile_dpbusd(2, 5, 6);
-            _tile_dpbusd(3, 5, 7);
+            _tile_dpbssd(2, 5, 6);
         }
-        for (; done < before->rows * (i + 1) / deep; done++)
-            follow(before, done, layer, activation, gated);
+        MEANWHILE
+        if (both)
+            _tile_dpbssd(3, 5, 7);
+        MEANWHILE
     }
+    while (done < before->rows)
+        follow(before, done++, layer, activation, gated);
+#undef MEANWHILE
     _tile_stored(0, s->sums, 4 * SQUARE);
     _tile_stored(1, s->sums + SIDE, 4 * SQUARE);
     _tile_stored(2, s->sums + SIDE * SQUARE, 4 * SQUARE);

@@ -36,7 +36,7 @@ ACTIVATIONS = {None: 0, "silu": 1, "gelu_tanh": 2}
 
 class _Layer(ctypes.Structure):
     _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("panels", "zeros", "scale", "bias", "factor")),
+        *((name, ctypes.c_void_p) for name in ("panels", "begin", "scale", "bias", "factor")),
         ("eps", ctypes.c_float),
         *((name, ctypes.c_int32) for name in ("activation", "gated", "tiled")),
         *((name, ctypes.c_int64) for name in ("inputs", "outputs")),
@@ -175,8 +175,8 @@ class Packed:
             panels = of_tiles.permute(0, 3, 1, 4, 2).contiguous()
         else:
             panels = fours.unflatten(0, (-1, panel)).transpose(1, 2).contiguous()
-        zeros = wide.sum(1, dtype=torch.int32) * 128
-        self._kept = [panels, zeros, rows(scale.float())]
+        begin = torch.empty(0) if tiled else wide.sum(1, dtype=torch.int32) * -128
+        self._kept = [panels, begin, rows(scale.float())]
         self._kept += [torch.empty(0) if bias is None else rows(bias.float())]
         self._kept += [torch.empty(0) if factor is None else factor.float().contiguous()]
         addresses = [of.data_ptr() or None for of in self._kept]
