@@ -260,18 +260,12 @@ INLINE void follow(const Square *s, int64_t row, const Layer *layer, const int a
 
 /* Sums of rows of integers, ``stride`` bytes each, and one panel; and meanwhile what follows those
  * before, which takes the processor's other parts as long. */
-INLINE __attribute__((target("amx-tile,amx-int8"))) void sum_square(
+static inline __attribute__((always_inline)) TILED void sum_square(
     const Layer *layer, const int8_t *weight, const uint8_t *whole, int64_t stride, Square *s,
     const Square *before, const int activation, const int gated)
 {
     const int64_t deep = up_to(layer->in, DEEP) / DEEP, both = s->rows > SIDE;
-    int64_t done = 0, due = 0;
-#define MEANWHILE                                                                                 \
-    due += before->rows;                                                                          \
-    if (due >= 4 * deep) {                                                                        \
-        due -= 4 * deep;                                                                          \
-        follow(before, done++, layer, activation, gated);                                         \
-    }
+    int64_t done = 0;
     _tile_zero(0);
     _tile_zero(1);
     _tile_zero(2);
@@ -280,22 +274,16 @@ INLINE __attribute__((target("amx-tile,amx-int8"))) void sum_square(
         _tile_loadd(4, whole, stride);
         _tile_loadd(6, weight, DEEP);
         _tile_dpbssd(0, 4, 6);
-        MEANWHILE
         _tile_loadd(7, weight + SIDE * DEEP, DEEP);
         _tile_dpbssd(1, 4, 7);
-        MEANWHILE
         if (both) {
             _tile_loadd(5, whole + SIDE * stride, stride);
             _tile_dpbssd(2, 5, 6);
-        }
-        MEANWHILE
-        if (both)
             _tile_dpbssd(3, 5, 7);
-        MEANWHILE
+        }
+        for (; done < before->rows * (i + 1) / deep; done++)
+            follow(before, done, layer, activation, gated);
     }
-    while (done < before->rows)
-        follow(before, done++, layer, activation, gated);
-#undef MEANWHILE
     _tile_stored(0, s->sums, 4 * SQUARE);
     _tile_stored(1, s->sums + SIDE, 4 * SQUARE);
     _tile_stored(2, s->sums + SIDE * SQUARE, 4 * SQUARE);
@@ -303,7 +291,7 @@ INLINE __attribute__((target("amx-tile,amx-int8"))) void sum_square(
 }
 
 /* Some rows of integers times some panels. */
-INLINE __attribute__((target("amx-tile,amx-int8"))) void sum_squares(
+static inline __attribute__((always_inline)) TILED void sum_squares(
     const Product *p, int64_t first, int64_t here, int64_t begin, int64_t end,
     const uint8_t *whole, int64_t stride, const float *unit, const int activation, const int gated)
 {
@@ -414,7 +402,7 @@ TARGET static void product(const void *work, int64_t part, int64_t parts)
     int64_t stride = up_to(layer->in, 16), most = p->n < CHUNK ? p->n : CHUNK;
     if (layer->tiled) /* an odd number of cache lines, or all rows would want the same places */
         stride = (up_to(layer->in, 64) / 64 | 1) * 64;
-    uint8_t *whole = aligned_alloc(64, up_to(up_to(most, 32) * stride, 64));
+    uint8_t *whole = aligned_alloc(64, up_to(up_to(most, 32) * stride + 1, 64));
     float unit[CHUNK];
     if (!whole) {
         atomic_store(p->failed, 1);

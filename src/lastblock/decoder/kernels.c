@@ -1,9 +1,9 @@
-/* Products of 8-bit integers and attention, in which a frozen block spends its time, for processors
- * with AVX-512 and VNNI.
+/* Attention, and frozen blocks as a whole, of it and of int8.c's products; the threads that all kernels
+ * borrow. For processors with AVX-512 and VNNI: others, and other compilers, get a library in which
+ * ``version`` is 0.
  *
  * ``kernels.py`` calls these through ctypes and says what each is given; what they compute is what
- * ``precision.Int8Linear`` and ``layers.Attention`` compute with torch, to float32 rounding. Other
- * processors and compilers get a library in which ``version`` is 0.
+ * ``layers.Block`` computes with torch, to float32 rounding.
  *
  * Built when the package is installed, if there is a C compiler. Knows no Python and no torch: takes
  * plain addresses, allocates what it needs, and borrows threads.

@@ -1,9 +1,10 @@
 """Products of 8-bit integers and attention in C, where this processor and install have them.
 
-``kernels.c`` is built when the package is installed, if there is a C compiler, and used on
-processors with AVX-512 and VNNI. Elsewhere ``available`` is false and torch does the same work, in
-half as much time again or more: its products hand their sums over to one operation after another,
-each of which reads and writes them again; here what follows a sum happens while it is in registers.
+``kernels.c`` and ``int8.c`` are built when the package is installed, if there is a C compiler, and
+used on processors with AVX-512 and VNNI. Elsewhere ``available`` is false and torch does the same
+work, in half as much time again or more: its products hand their sums over to one operation after
+another, each of which reads and writes them again; here what follows a sum happens while it is at
+hand.
 """
 
 from __future__ import annotations
