@@ -129,7 +129,11 @@ def tiny_decoder(folder: Path) -> Path:
 
 def messages(count: int) -> list[str]:
     """SMS messages; from the second round on each is a little different."""
-    texts = load_examples("sms-spam").texts
+    return repeated(load_examples("sms-spam").texts, count)
+
+
+def repeated(texts: Sequence[str], count: int) -> list[str]:
+    """So many texts, round after round; from the second on each is a little different."""
     return [
         texts[i % len(texts)] + (f" {i // len(texts)}" if i >= len(texts) else "")
         for i in range(count)

@@ -1,11 +1,13 @@
 """Whether cost grows with the work and with nothing else: 1,000, 10,000, 100,000 texts.
 
-Each size is a process of its own. ``predict`` streams a CSV file; ``train`` fits with activations
-on disk, and once more with none. Seconds are those beyond what one text (or twenty, for training)
-takes, for each thousand tokens; memory is the process's peak. The decoder is a tiny random one, on
-which what is not arithmetic shows most; ``--full`` takes the default decoder, for hours.
+They are SMS messages, and the reviews of ``imdb_10k`` where LASTBLOCK_DATA has them, each round of
+them a little different. Each size is a process of its own. ``predict`` streams a CSV file;
+``train`` fits with activations on disk, and once more with none. Seconds are those beyond what one
+text (or twenty, for training) takes, for each thousand tokens; memory is the process's peak. The
+decoder is a tiny random one, on which what is not arithmetic shows most; ``--full`` takes the
+default decoder, for hours. On Linux.
 
-    python benchmarks/scaling.py [--sizes 1000 10000] [--full]     (Linux)
+    python benchmarks/scaling.py [--sizes 1000 10000] [--kinds messages reviews] [--full]
 """
 
 from __future__ import annotations
@@ -20,11 +22,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from common import RESULTS, messages, own_cache, tiny_decoder, write_results
+from common import RESULTS, messages, own_cache, repeated, tiny_decoder, write_results
 
 from lastblock import TextClassifier
 from lastblock.config import DEFAULT_MODEL
+from lastblock.data.catalog import load_examples
 
+KINDS = ("messages", "reviews")
 TASKS = ("predict", "train, activations on disk", "train, in memory")
 
 # What a child says of itself: the parent's count would include the parent's own size.
@@ -46,6 +50,14 @@ with open(sys.argv[2], encoding="utf-8", newline="") as file:
 classifier = TextClassifier(sys.argv[1], depth=int(sys.argv[3]), epochs=1, dtype="float32")
 classifier.fit([text for text, _ in rows], [label for _, label in rows])
 """
+
+
+def texts_of(kind: str, count: int) -> list[str]:
+    """So many messages or reviews; none, where there are no reviews."""
+    if kind == "messages":
+        return messages(count)
+    path = Path(os.environ.get("LASTBLOCK_DATA", "")) / "imdb_10k" / "train.csv"
+    return repeated(load_examples(str(path)).texts, count) if path.exists() else []
 
 
 def run(command: Sequence[str], cache: Path, cache_size: float) -> tuple[float, float]:
@@ -135,13 +147,21 @@ def plot(found: dict[str, list[dict[str, float]]], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sizes", type=int, nargs="+", default=[1000, 10_000, 100_000])
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
     parser.add_argument("--full", action="store_true", help="the default decoder, not a tiny one")
     options = parser.parse_args()
+    found: dict[str, list[dict[str, float]]] = {}
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        decoder = DEFAULT_MODEL if options.full else str(tiny_decoder(folder / "tiny"))
+        decoder = DEFAULT_MODEL if options.full else str(tiny_decoder(Path(name) / "tiny"))
         depth = 20 if options.full else 3
-        found = measure(decoder, depth, messages(max(options.sizes)), options.sizes, folder)
+        for kind in options.kinds:
+            texts = texts_of(kind, max(options.sizes))
+            if not texts:
+                print("reviews are left out: LASTBLOCK_DATA has no imdb_10k/train.csv")
+                continue
+            print(f"{kind}:")
+            of_kind = measure(decoder, depth, texts, options.sizes, Path(name) / kind)
+            found |= {f"{kind}: {task}": entries for task, entries in of_kind.items()}
     write_results("scaling", {"full": options.full, "tasks": found})
     plot(found, RESULTS / "scaling.svg")
 
