@@ -1,8 +1,23 @@
 """The part of the package that is built: its kernels, where there is a C compiler."""
 
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError
+
+
+class BuildKernels(build_ext):
+    """Without matrix tiles, where the assembler does not know what the compiler says of them."""
+
+    def build_extension(self, ext: Extension) -> None:
+        try:
+            super().build_extension(ext)
+        except CompileError:
+            ext.define_macros.append(("NO_TILES", "1"))
+            super().build_extension(ext)
+
 
 setup(
+    cmdclass={"build_ext": BuildKernels},
     ext_modules=[
         Extension(
             "lastblock.decoder._kernels",
@@ -16,5 +31,5 @@ setup(
             extra_compile_args=["-O3", "-g0", "-ffp-contract=off"],
             optional=True,  # without it torch does the same, slower
         )
-    ]
+    ],
 )

@@ -70,7 +70,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder) / "model"
-        precision = fastest_precision(1536, 576, int8=True, kernels=kernels.available())
+        precision = fastest_precision(1536, 576, int8=True, kernels=kernels.have_fastest_integers())
         checkpoint.save(in_precision(precision, depth=20), model)
         seconds = processes(model, options.runs)
         figures = {"seconds": seconds, "warm": warm(model, options.runs * 20)}

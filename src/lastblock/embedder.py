@@ -108,7 +108,9 @@ class TextEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         precision = self.dtype
         if precision == "auto":
             rows, columns = shape.intermediate_size, shape.hidden_size
-            precision = fastest_precision(rows, columns, int8=True, kernels=kernels.available())
+            precision = fastest_precision(
+                rows, columns, int8=True, kernels=kernels.have_fastest_integers()
+            )
         sample = torch.from_numpy(frame.around(tokenizer.encode_batch([SAMPLE])[0]))
         states.set_prefix_precision(precision, sample)  # type: ignore[arg-type]
         states.decoder.begin_with(torch.from_numpy(frame.before))

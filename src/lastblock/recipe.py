@@ -130,7 +130,9 @@ def resolve(
     if chosen["dtype"] == "auto":
         int8 = chosen["train"] in ("head", "blocks")  # else nothing is frozen
         shape = decoder.intermediate_size, decoder.hidden_size
-        chosen["dtype"] = fastest_precision(*shape, int8=int8, kernels=kernels.available())
+        chosen["dtype"] = fastest_precision(
+            *shape, int8=int8, kernels=kernels.have_fastest_integers()
+        )
     resolved = Settings(**chosen)  # type: ignore[arg-type]
     resolved = at_depth(resolved, decoder, resolved.depth)
     if model.lexicon and not resolved.lexicon:

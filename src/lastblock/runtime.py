@@ -254,8 +254,8 @@ def has_int8_instructions() -> bool:
 def fastest_precision(rows: int, columns: int, *, int8: bool, kernels: bool = False) -> Precision:
     """What to multiply a decoder's matrices of this shape in: float32, bfloat16 or int8.
 
-    With ``kernels`` of our own integers are more than twice as fast as anything else, and nothing
-    is timed.
+    With ``kernels`` of our own for them integers are faster than anything else, and nothing is
+    timed.
 
     One product is timed in each; what is less exact has to be ``WORTH_ROUNDING`` times faster. int8
     only where it is allowed and the processor has instructions for it. Processors without bfloat16

@@ -73,22 +73,26 @@ def test_products_equal_float64(tiled, rows, columns, size, monkeypatch):
 
 
 @needs_kernels
+@pytest.mark.skipif(not kernels.have_tiles(), reason="this processor has no matrix tiles")
 @pytest.mark.parametrize("rows", [1, 15, 16, 33, 192, 250])
 @pytest.mark.parametrize("shape", [(66, 50), (192, 576), (150, 1536)])
 @pytest.mark.parametrize("activation", [None, "silu", "gelu_tanh"])
 @pytest.mark.parametrize("gated", [False, True])
 def test_tiles_change_no_bit(rows, shape, activation, gated, monkeypatch):
-    weight, factor = torch.randint(-128, 128, shape, dtype=torch.int8), torch.rand(shape[1])
-    scale, bias = torch.rand(shape[0]) / 1000, torch.randn(shape[0])
-    x = torch.randn(rows, shape[1])
+    (out, size), wide = shape, shape[0] // (2 if gated else 1)
+    weight, factor = torch.randint(-128, 128, shape, dtype=torch.int8), torch.rand(size)
+    back = torch.randint(-128, 128, (70, wide), dtype=torch.int8)
+    scale, bias = torch.rand(out) / 1000, torch.randn(out)
+    x, added = torch.randn(rows, size), torch.randn(rows, 70)
     x[rows // 2, 5] = torch.nan
     x[:, 3] *= 1e4  # on the edge of what integers hold
     said = []
-    for tiled in WAYS:
+    for tiled in (False, True):
         monkeypatch.setattr(kernels, "have_tiles", lambda tiled=tiled: tiled)
-        layer = kernels.Packed(weight, scale, bias, factor, 1e-6, activation, gated)
-        said.append(layer(x).nan_to_num(7.0))
-    assert all(torch.equal(of, said[0]) for of in said)
+        into = kernels.Packed(weight, scale, bias, factor, 1e-6, activation, gated)
+        down = kernels.Packed(back, torch.ones(70), None, None, None)
+        said.append([into(x).nan_to_num(7.0), kernels.chain(x, into, down, added).nan_to_num(7.0)])
+    assert all(torch.equal(*pair) for pair in zip(*said, strict=True))
 
 
 @needs_kernels

@@ -5,11 +5,13 @@
  * ``precision.Int8Linear`` computes with torch, to float32 rounding. Where a processor has matrix tiles
  * (AMX), products go through these, to the bit as without.
  */
+#define _GNU_SOURCE /* for syscall */
 #include "int8.h"
 
 #ifdef CAN_BUILD
 
-#if defined(__linux__) && (__GNUC__ >= 11 || (defined(__clang__) && __clang_major__ >= 12))
+/* setup.py says NO_TILES where the compiler knows them and its assembler does not. */
+#if !defined(NO_TILES) && defined(__linux__) && (__GNUC__ >= 11 || (defined(__clang__) && __clang_major__ >= 12))
 #define CAN_BUILD_TILES 1
 #endif
 
@@ -222,6 +224,10 @@ typedef struct {
 
 /* ------------------------------------------------------------------------------- matrix tiles */
 
+/* A register holds so many rows of so many bytes. Sums are those of two registers' rows and two's
+ * columns; eight registers are all there are. */
+enum { SIDE = 16, DEEP = 64, SQUARE = 2 * SIDE };
+
 #ifdef CAN_BUILD_TILES
 
 #include <cpuid.h>
@@ -230,11 +236,8 @@ typedef struct {
 
 #define TILED                                                                                     \
     __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,amx-tile,amx-int8")))
-/* A register holds so many rows of so many bytes. Sums are those of two registers' rows and two's
- * columns; eight registers are all there are. */
-enum { SIDE = 16, DEEP = 64, SQUARE = 2 * SIDE };
 
-/* Sums of so many rows and a panel, and what is to be known and done of them. */
+/* Sums of so many rows and a panel's columns, and what is wanted to follow them. */
 typedef struct {
     int32_t sums[SQUARE * SQUARE] __attribute__((aligned(64)));
     const float *unit, *added;
@@ -396,13 +399,14 @@ TARGET static void product(const void *work, int64_t part, int64_t parts)
 {
     const Product *p = work;
     const Layer *layer = p->layer;
-    const int64_t columns = layer->tiled ? 32 : COLUMNS, wide = layer->gated ? columns / 2 : columns;
+    const int64_t columns = layer->tiled ? SQUARE : COLUMNS;
+    const int64_t wide = layer->gated ? columns / 2 : columns;
     const int64_t panels = (layer->out + wide - 1) / wide;
     const int64_t begin = panels * part / parts, end = panels * (part + 1) / parts;
     int64_t stride = up_to(layer->in, 16), most = p->n < CHUNK ? p->n : CHUNK;
     if (layer->tiled) /* an odd number of cache lines, or all rows would want the same places */
-        stride = (up_to(layer->in, 64) / 64 | 1) * 64;
-    uint8_t *whole = aligned_alloc(64, up_to(up_to(most, 32) * stride + 1, 64));
+        stride = (up_to(layer->in, DEEP) / DEEP | 1) * DEEP;
+    uint8_t *whole = aligned_alloc(64, up_to(up_to(most, SQUARE) * stride + 1, 64));
     float unit[CHUNK];
     if (!whole) {
         atomic_store(p->failed, 1);

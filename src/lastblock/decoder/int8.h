@@ -11,7 +11,7 @@ enum { CHUNK = 192 };
 
 /* A layer's weight and what it is given with; see ``Packed`` in kernels.py. */
 typedef struct {
-    const int8_t *panels;  /* each panel's columns, four of their integers together */
+    const int8_t *panels;  /* some columns after the others, as ``Packed`` lays them out */
     const int32_t *begin;  /* without tiles: what takes ZERO's part away from each column's sum */
     const float *scale, *bias, *factor;
     float eps;

@@ -46,8 +46,8 @@ INLINE __mmask16 lanes(int64_t n)
     return n >= 16 ? 0xffff : n <= 0 ? 0 : (__mmask16)((1u << n) - 1);
 }
 
-/* 2^t to a unit in the last place: 2^floor(t) times a polynomial of what is left, whose relative error is
- * least, 2e-9, by Remez' exchange. */
+/* 2^t to a unit in the last place or two: 2^floor(t) times a polynomial of what is left, found by Remez'
+ * exchange, of a relative error of 7e-9. */
 INLINE __m512 power_of_2(__m512 t)
 {
     const __m512 left = _mm512_reduce_ps(t, 9); /* t - floor(t) */
@@ -61,7 +61,8 @@ INLINE __m512 power_of_2(__m512 t)
     return _mm512_scalef_ps(p, t);
 }
 
-/* e^(times x), as exact as x times a number is. */
+/* e^(times x). Its exponent is rounded like any number, so that the relative error grows with it, to 1e-6
+ * at 20 and 4e-6 at 88. Sigmoids and shares, which are at most 1, are no less exact for it. */
 INLINE __m512 exponential(__m512 x, const float times)
 {
     return power_of_2(_mm512_mul_ps(x, _mm512_set1_ps(times * 1.44269504f)));

@@ -25,8 +25,8 @@ from torch.nn import functional as F
 from lastblock.decoder.packing import Packing, sizes
 
 _VERSION = 10  # of what the functions are given, as kernels.c has it too
-# A panel of a weight is so many of its rows, whose inputs are taken up so many at a time; four
-# integers of each row stand together. Without tiles and with: two of them hold a panel's rows.
+# A panel of a weight is so many of its rows, whose inputs are taken up so many at a time, four
+# integers of a row together: without matrix tiles, and with, of which two hold a panel's rows.
 _PANEL, _TILED_PANEL = 64, 32
 _LANES, _TILED_LANES = 16, 64
 # A text up to so long is read fast enough by fewer threads than there are.
@@ -129,9 +129,21 @@ def have_faster_products() -> bool:
 
 @cache
 def have_tiles() -> bool:
-    """Whether products of 8-bit integers go through matrix tiles (AMX): several times faster."""
+    """Whether products of 8-bit integers go through matrix tiles (AMX), from now on.
+
+    Linux is asked for them here, and then gives no thread a signal stack that is too small for
+    them; it refuses where one has such a stack already.
+    """
     found = library()
     return found is not None and bool(found.has_tiles())
+
+
+def have_fastest_integers() -> bool:
+    """Whether nothing is faster here than our products of 8-bit integers.
+
+    They are available, and where the processor has tiles, which torch uses for bfloat16, so do we.
+    """
+    return available() and (have_tiles() or not torch.cpu._is_amx_tile_supported())
 
 
 class Packed:
