@@ -2,11 +2,17 @@
 
 import copy
 import ctypes
+import runpy
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import product
 
 import pytest
+import setuptools
 import torch
+from setuptools import Distribution, Extension
+from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError
 from tiny import FAMILIES, random_batch, random_decoder
 from torch.nn import functional as F
 
@@ -390,6 +396,45 @@ def test_whoever_has_no_kernels_does_without():
     with torch.no_grad():
         assert decoder.run(decoder.embed(ids), 0, 4).isfinite().all()
         assert rounded.run(rounded.embed(ids), 0, 4).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("built", "tiles", "processor_has_tiles", "fastest"),
+    [
+        (True, False, False, True),
+        (True, True, True, True),
+        (True, False, True, False),  # torch's bfloat16 goes through them, and ours do not
+        (False, False, True, False),
+        (False, False, False, False),
+    ],
+)
+def test_integers_are_fastest_unless_torch_alone_uses_tiles(
+    built, tiles, processor_has_tiles, fastest, monkeypatch
+):
+    monkeypatch.setattr(kernels, "available", lambda: built)
+    monkeypatch.setattr(kernels, "have_tiles", lambda: tiles)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: processor_has_tiles)
+    assert kernels.have_fastest_integers() == fastest
+
+
+@pytest.mark.parametrize("errors", [0, 1, 2])
+def test_the_build_does_without_tiles_where_they_cannot_be_compiled(
+    errors, project_root, monkeypatch
+):
+    monkeypatch.setattr(setuptools, "setup", lambda **_: None)
+    build = runpy.run_path(str(project_root / "setup.py"))["BuildKernels"]
+    tried = []
+
+    def compiled(self, extension):
+        tried.append(list(extension.define_macros))
+        if len(tried) <= errors:
+            raise CompileError
+
+    monkeypatch.setattr(build_ext, "build_extension", compiled)
+    expected = pytest.raises(CompileError) if errors == 2 else nullcontext()
+    with expected:
+        build(Distribution()).build_extension(Extension("kernels", []))
+    assert tried == [[], [("NO_TILES", "1")]][: errors + 1]
 
 
 @pytest.mark.parametrize("broken", ["missing", "another machine's", "another processor's", "older"])
