@@ -11,7 +11,8 @@
 #ifdef CAN_BUILD
 
 /* setup.py says NO_TILES where the compiler knows them and its assembler does not. */
-#if !defined(NO_TILES) && defined(__linux__) && (__GNUC__ >= 11 || (defined(__clang__) && __clang_major__ >= 12))
+#if !defined(NO_TILES) && defined(__linux__) &&                                                   \
+    (__GNUC__ >= 11 || (defined(__clang__) && __clang_major__ >= 12))
 #define CAN_BUILD_TILES 1
 #endif
 
@@ -182,13 +183,23 @@ INLINE void tile(const int rows, const Layer *layer, int64_t panel, const uint8_
 #undef FINISH
 }
 
-/* A function for each kind of layer, so that what it does at the end of a sum is no question. */
+/* A function for each kind of layer, so that what it does at the end of a sum is no question; and all
+ * of them by ``gated`` and activation. */
+#define EACH_KIND(of)                                                                             \
+    of(plain, NO_ACTIVATION, 0) of(silu, SILU, 0) of(gelu, GELU, 0)                               \
+    of(gated_plain, NO_ACTIVATION, 1) of(gated_silu, SILU, 1) of(gated_gelu, GELU, 1)
+#define BY_KIND(way)                                                                              \
+    {                                                                                             \
+        {way##_plain, way##_silu, way##_gelu},                                                    \
+        {way##_gated_plain, way##_gated_silu, way##_gated_gelu},                                  \
+    }
+
 #define TILE(rows, activation, gated)                                                             \
     tile(rows, layer, panel, whole, stride, unit, added, to, next, activation, gated)
 #define TILES(name, activation, gated)                                                            \
-    TARGET static void name(int64_t rows, const Layer *layer, int64_t panel,                      \
-                            const uint8_t *whole, int64_t stride, const float *unit,              \
-                            const float *added, float *to, const int8_t *next)                    \
+    TARGET static void tile_##name(int64_t rows, const Layer *layer, int64_t panel,               \
+                                   const uint8_t *whole, int64_t stride, const float *unit,       \
+                                   const float *added, float *to, const int8_t *next)             \
     {                                                                                             \
         switch (rows) {                                                                           \
         case 1: TILE(1, activation, gated); break;                                                \
@@ -199,19 +210,14 @@ INLINE void tile(const int rows, const Layer *layer, int64_t panel, const uint8_
         default: TILE(6, activation, gated); break;                                               \
         }                                                                                         \
     }
-TILES(plain, NO_ACTIVATION, 0)
-TILES(with_silu, SILU, 0)
-TILES(with_gelu, GELU, 0)
-TILES(gated_plain, NO_ACTIVATION, 1)
-TILES(gated_silu, SILU, 1)
-TILES(gated_gelu, GELU, 1)
+EACH_KIND(TILES)
 
 #undef TILE
+#undef TILES
 
 typedef void (*Tiles)(int64_t, const Layer *, int64_t, const uint8_t *, int64_t, const float *,
                       const float *, float *, const int8_t *);
-static const Tiles TILES_OF[2][3] = {{plain, with_silu, with_gelu},
-                                     {gated_plain, gated_silu, gated_gelu}};
+static const Tiles TILES_OF[2][3] = BY_KIND(tile);
 
 typedef struct {
     const float *x;
@@ -322,25 +328,20 @@ static inline __attribute__((always_inline)) TILED void sum_squares(
 }
 
 #define SUMS(name, activation, gated)                                                             \
-    TILED static void name(const Product *p, int64_t first, int64_t here, int64_t begin,          \
-                           int64_t end, const uint8_t *whole, int64_t stride, const float *unit)  \
+    TILED static void sums_##name(const Product *p, int64_t first, int64_t here, int64_t begin,   \
+                                  int64_t end, const uint8_t *whole, int64_t stride,              \
+                                  const float *unit)                                              \
     {                                                                                             \
         sum_squares(p, first, here, begin, end, whole, stride, unit, activation, gated);          \
     }
-SUMS(sums_plain, NO_ACTIVATION, 0)
-SUMS(sums_silu, SILU, 0)
-SUMS(sums_gelu, GELU, 0)
-SUMS(sums_gated_plain, NO_ACTIVATION, 1)
-SUMS(sums_gated_silu, SILU, 1)
-SUMS(sums_gated_gelu, GELU, 1)
+EACH_KIND(SUMS)
 #undef SUMS
 
 TILED static void in_squares(const Product *p, int64_t first, int64_t here, int64_t begin,
                              int64_t end, const uint8_t *whole, int64_t stride, const float *unit)
 {
     static void (*const of[2][3])(const Product *, int64_t, int64_t, int64_t, int64_t,
-                                  const uint8_t *, int64_t, const float *) = {
-        {sums_plain, sums_silu, sums_gelu}, {sums_gated_plain, sums_gated_silu, sums_gated_gelu}};
+                                  const uint8_t *, int64_t, const float *) = BY_KIND(sums);
     static const struct {
         uint8_t palette, start, nothing[14];
         uint16_t bytes[16];
