@@ -25,7 +25,7 @@ demo: $(if $(wildcard $(DEV)),$(DEV),$(CORE)) ## train a spam classifier and try
 	$(VENV)/bin/lastblock demo
 
 test: $(DEV) ## run the tests (without the slow ones)
-	$(RUN) pytest
+	$(RUN) pytest -n auto --maxprocesses 4 --dist loadfile
 
 test-browser: $(BROWSER) $(CHROMIUM) ## try the page in Chromium, and the API with schemathesis
 	CHROMIUM=$(CHROMIUM) $(RUN) pytest -m browser tests/serving

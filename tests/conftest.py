@@ -16,6 +16,11 @@ os.environ.setdefault("LASTBLOCK_CACHE", str(ROOT / ".cache" / "lastblock"))
 # What one test's fit computed must not be found by another's; tests of just that set a size.
 os.environ.setdefault("LASTBLOCK_CACHE_SIZE", "0")
 
+# Of tests side by side (pytest -n), those that wait for a thread must not keep others from going
+# on. To be set before torch is imported.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "0")
+
 
 @pytest.fixture
 def lastblock_data() -> Path:

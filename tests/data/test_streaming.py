@@ -90,6 +90,7 @@ def test_a_row_too_short_far_down_is_named_by_row_and_line(tmp_path: Path) -> No
         (b"text\n" + b"good\n" * 50 + b'"never closed\n', "row 51"),
         (gzip.compress(b"text\n" + b"good\n" * 50)[:-9], "gzip"),
     ],
+    ids=["encoding", "nul", "quote", "gzip"],
 )
 def test_damage_is_told(tmp_path: Path, content: bytes, words: str) -> None:
     path = tmp_path / ("rows.csv.gz" if content[:2] == b"\x1f\x8b" else "rows.csv")
