@@ -3,11 +3,14 @@
 They are SMS messages, and the reviews of ``imdb_10k`` where LASTBLOCK_DATA has them, each round of
 them a little different. Each size is a process of its own. ``predict`` streams a CSV file;
 ``train`` fits with activations on disk, and once more with none. Seconds are those beyond what one
-text (or twenty, for training) takes, for each thousand tokens; memory is the process's peak. The
-decoder is a tiny random one, on which what is not arithmetic shows most; ``--full`` takes the
-default decoder, for hours. On Linux.
+text (or twenty, for training) takes, for each thousand tokens; memory is the process's peak. Where
+the machine is shared one turn says little: of several, all sizes in each, medians are given, and
+the median of how many times the first size's seconds a size takes in the same turn. The decoder is
+a tiny random one, on which what is not arithmetic shows most; ``--full`` takes the default decoder,
+for hours. On Linux.
 
-    python benchmarks/scaling.py [--sizes 1000 10000] [--kinds messages reviews] [--full]
+    python benchmarks/scaling.py [--sizes 1000 10000] [--kinds messages] [--tasks predict]
+        [--turns N] [--full]
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from __future__ import annotations
 import argparse
 import csv
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -45,9 +49,10 @@ if run(["predict", *sys.argv[1:]]):
 FIT = """
 import csv, sys
 from lastblock import TextClassifier
-with open(sys.argv[2], encoding="utf-8", newline="") as file:
+decoder, depth, _, data = sys.argv[1:]
+with open(data, encoding="utf-8", newline="") as file:
     rows = list(csv.reader(file))[1:]
-classifier = TextClassifier(sys.argv[1], depth=int(sys.argv[3]), epochs=1, dtype="float32")
+classifier = TextClassifier(decoder, depth=int(depth), epochs=1, dtype="float32")
 classifier.fit([text for text, _ in rows], [label for _, label in rows])
 """
 
@@ -88,37 +93,46 @@ def measure(
     sizes: Sequence[int],
     folder: Path,
     names: Sequence[str] = TASKS,
+    turns: int = 1,
 ) -> dict[str, list[dict[str, float]]]:
     """By task, one entry a size: texts, tokens, seconds beyond start-up, peak memory."""
-    cache, data = own_cache(folder / "cache"), folder / "texts.csv"
+    cache = own_cache(folder / "cache")
     fitted = TextClassifier(decoder, depth=depth, epochs=1, dtype="float32", cache_size=0)
     fitted.fit(list(texts[:20]), ["a", "b"] * 10)
     fitted.save(folder / "model")
     encoded = fitted.model_.encode(list(texts[: max(sizes)]))
-    python = sys.executable
-    predict = [python, "-c", PREDICT + PEAK, str(folder / "model"), "-i", str(data)]
-    predict += ["-o", str(folder / "out.csv")]
-    train = [python, "-c", FIT + PEAK, decoder, str(data), str(depth)]
+    python, files = sys.executable, {size: folder / f"{size}.csv" for size in (1, 20, *sizes)}
+    for size, path in files.items():
+        write(path, texts[:size])
+    predict = [python, "-c", PREDICT + PEAK, str(folder / "model"), "-o", str(folder / "out.csv")]
+    train = [python, "-c", FIT + PEAK, decoder, str(depth)]
     tasks = dict(zip(TASKS, [(predict, 0.0, 1), (train, 20.0, 20), (train, 0.0, 20)], strict=True))
+    tokens = {size: sum(map(len, encoded[:size])) for size in sizes}
     found: dict[str, list[dict[str, float]]] = {}
     for name in names:
         command, cache_size, least = tasks[name]
-        write(data, texts[:least])
-        start_up, _ = run(command, cache, cache_size)
+        taken = dict[int, list[float]]()
+        peak = dict.fromkeys(sizes, 0.0)
+        for _ in range(turns):
+            start_up, _ = run([*command, "-i", str(files[least])], cache, cache_size)
+            for size in sizes:
+                seconds, most = run([*command, "-i", str(files[size])], cache, cache_size)
+                taken.setdefault(size, []).append((seconds - start_up) / tokens[size] * 1000)
+                peak[size] = max(peak[size], most)
         for size in sizes:
-            write(data, texts[:size])
-            seconds, peak = run(command, cache, cache_size)
-            tokens = sum(len(ids) for ids in encoded[:size])
+            ratios = [a / b for a, b in zip(taken[size], taken[sizes[0]], strict=True)]
             entry = {
                 "texts": size,
-                "tokens": tokens,
-                "seconds_per_1000_tokens": (seconds - start_up) / tokens * 1000,
-                "peak_mb": peak,
+                "tokens": tokens[size],
+                "seconds_per_1000_tokens": statistics.median(taken[size]),
+                "beside_the_first": statistics.median(ratios),
+                "peak_mb": peak[size],
             }
             found.setdefault(name, []).append(entry)
             print(
                 f"{name:<28}{size:>8,} texts{entry['seconds_per_1000_tokens']:>10.4f} s a thousand "
-                f"tokens{peak:>8,.0f} MB"
+                f"tokens ({min(taken[size]):.4f} to {max(taken[size]):.4f}), "
+                f"{entry['beside_the_first']:.2f} times the first{peak[size]:>8,.0f} MB"
             )
     return found
 
@@ -148,6 +162,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sizes", type=int, nargs="+", default=[1000, 10_000, 100_000])
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS)
+    parser.add_argument("--turns", type=int, default=1)
     parser.add_argument("--full", action="store_true", help="the default decoder, not a tiny one")
     options = parser.parse_args()
     found: dict[str, list[dict[str, float]]] = {}
@@ -160,7 +176,8 @@ def main() -> None:
                 print("reviews are left out: LASTBLOCK_DATA has no imdb_10k/train.csv")
                 continue
             print(f"{kind}:")
-            of_kind = measure(decoder, depth, texts, options.sizes, Path(name) / kind)
+            place, how = Path(name) / kind, (options.tasks, options.turns)
+            of_kind = measure(decoder, depth, texts, options.sizes, place, *how)
             found |= {f"{kind}: {task}": entries for task, entries in of_kind.items()}
     write_results("scaling", {"full": options.full, "tasks": found})
     plot(found, RESULTS / "scaling.svg")
