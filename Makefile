@@ -13,7 +13,9 @@ CHROMIUM ?= $(or $(shell command -v chromium || command -v chromium-browser || \
 NO_SPEED := $(addprefix benchmarks/,common.py accuracy.py calibration.py depths.py \
 	precision.py prompts.py review.py rivals.py suggest.py %_sets.py)
 INSTALLED := pyproject.toml constraints.txt setup.py $(wildcard src/lastblock/decoder/*.[ch])
-INSTALL = $(RUN) pip --disable-pip-version-check install -c constraints.txt
+# Of pip's two hundred lines only those that say what went wrong.
+INSTALL = @echo "installing into $(VENV), which takes a minute or two"; \
+	$(RUN) pip --disable-pip-version-check --quiet install -c constraints.txt
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-browser lint fix bench accuracy accuracy-all bench-serve docs clean
