@@ -106,6 +106,22 @@ def test_many_texts_are_fitted_step_by_step_to_the_same(
     torch.testing.assert_close(layers[0].bias, layers[1].bias)
 
 
+@pytest.mark.parametrize("columns", [2, 6, 9])
+def test_folds_side_by_side_come_to_what_each_comes_to_alone(
+    monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
+    said, targets = texts(200), torch.randint(0, 3, (200,))
+    counted, layers, unseen = count_ngrams(said), (Lexicon(3), Lexicon(3)), []
+    monkeypatch.setattr(probe, "MOST_EXACT", 199)
+    monkeypatch.setattr(probe, "FLAT", 1e-4)
+    for layer, most in zip(layers, (1, columns), strict=True):
+        monkeypatch.setattr(probe, "SIDE_BY_SIDE", most)
+        unseen.append(fit_lexicon(layer, counted, targets))
+    assert unseen[0].std() > 0.1
+    torch.testing.assert_close(*unseen, rtol=1e-3, atol=1e-3)
+    assert torch.equal(layers[0].weight, layers[1].weight)  # of all texts, one at a time as ever
+
+
 def test_of_weights_for_each_label_the_mean_counts() -> None:
     said, targets = texts(50), torch.randint(0, 2, (50, 2))
     weights = torch.rand(50, 2).double() + 0.1

@@ -35,6 +35,8 @@ PENALTIES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 NGRAM_PENALTIES, MOST_EXACT = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0), 3_000
 # Steps end where the slope is so small beside the targets, or after so many.
 FLAT, MOST_STEPS = 0.1, 100
+# Columns of several folds, a class each, that are solved for side by side.
+SIDE_BY_SIDE = 64
 # Common is an n-gram that more than one text in so many has.
 COMMON = 16
 # How much mean states may count beside the last token's: on topics more, on sentiment less.
@@ -53,6 +55,8 @@ SHARPNESS = tuple(2.0 ** (i / 2) for i in range(-2, 11))
 Array = npt.NDArray[np.int64]
 # What a penalty and a share of the mean states come to.
 _Scores = Callable[[float, float], Tensor]
+# Rows to fit on and rows held out.
+_Part = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -103,12 +107,12 @@ def fit_probe(
     dtype = torch.float32 if len(x) <= MOST_IN_FLOAT32 else torch.double
     dual = max((len(fitted_on) for fitted_on, _ in parts), default=0) <= x.shape[1]
     ridge = _Ridge(x.to(dtype), signed.to(dtype), w.to(dtype), means, dual)
-    without = [(held, ridge.without(fitted_on, held)) for fitted_on, held in parts]
+    left_out = ridge.left_out(parts)
     kept: tuple[Tensor, float, int, float, Tensor] | None = None
     near, last = len(PENALTIES) // 2, math.inf
     for share in MEANS if means else (1.0,):
         unit = means * share**2 + x.shape[1] - means  # the features' summed variance
-        judged = _judge(ridge.y, without, [penalty * unit for penalty in PENALTIES], share, w)
+        judged = _judge(ridge.y, left_out, [penalty * unit for penalty in PENALTIES], share, w)
         # The next share's is hardly ever far from it.
         near = _lowest(judged, len(PENALTIES), near)
         scores, errors = judged(near)
@@ -147,8 +151,7 @@ def fit_lexicon(
     several = weights is not None and weights.dim() == 2
     w = _mean_one(weights.mean(1) if several else weights, len(ngrams))  # type: ignore[union-attr]
     ridge = _Sparse(x, _signed(targets, len(lexicon.bias)).float(), w.float())
-    without = [(held, ridge.without(fit, held)) for fit, held in _parts(targets, of)]
-    judged = _judge(ridge.y, without, NGRAM_PENALTIES, 1.0, w)
+    judged = _judge(ridge.y, ridge.left_out(_parts(targets, of)), NGRAM_PENALTIES, 1.0, w)
     i = _lowest(judged, len(NGRAM_PENALTIES), len(NGRAM_PENALTIES) // 2)
     scores, _ = judged(i)
     sharp = _sharpness(scores, targets, w)
@@ -220,22 +223,29 @@ def _sharpness(scores: Tensor, targets: Tensor, w: Tensor) -> float:
 
 
 def _judge(
-    y: Tensor,
-    without: Sequence[tuple[Tensor, _Scores]],
-    penalties: Sequence[float],
-    share: float,
-    w: Tensor,
+    y: Tensor, left_out: _Scores, penalties: Sequence[float], share: float, w: Tensor
 ) -> Callable[[int], tuple[Tensor, Tensor]]:
     """What says of the i-th penalty how texts left out are scored, and each one's error (n,)."""
 
     @cache
     def judged(i: int) -> tuple[Tensor, Tensor]:
-        scores = torch.zeros_like(y)
-        for held, scores_of in without:
-            scores[held] = scores_of(penalties[i], share)
+        scores = left_out(penalties[i], share)
         return scores, (w[:, None] * (scores - y) ** 2).mean(1)
 
     return judged
+
+
+def _in_turn(y: Tensor, parts: Sequence[_Part], without: Callable[..., _Scores]) -> _Scores:
+    """What says, of a penalty and a share, the scores (n, n_classes) of all, fold after fold."""
+    each = [(held, without(fitted_on, held)) for fitted_on, held in parts]
+
+    def scores_of(penalty: float, share: float) -> Tensor:
+        scores = torch.zeros_like(y)
+        for held, of_these in each:
+            scores[held] = of_these(penalty, share)
+        return scores
+
+    return scores_of
 
 
 def _lowest(judged: Callable[[int], tuple[Tensor, Tensor]], n: int, near: int) -> int:
@@ -274,12 +284,12 @@ def _fit_each(features: Tensor, targets: Tensor, weights: Tensor, of: Array | No
     )
 
 
-def _parts(targets: Tensor, of: Array | None) -> list[tuple[Tensor, Tensor]]:
+def _parts(targets: Tensor, of: Array | None) -> list[_Part]:
     """The folds that penalties are judged on."""
     return folds(targets, FOLDS if len(targets) < MANY else FOLDS_OF_MANY, of)
 
 
-def folds(targets: Tensor, k: int, of: Array | None = None) -> list[tuple[Tensor, Tensor]]:
+def folds(targets: Tensor, k: int, of: Array | None = None) -> list[_Part]:
     """Rows to fit on and rows held out, of each fold; stratified as far as classes are large.
 
     Rows ``of`` the same text, (n,), stay on one side.
@@ -348,8 +358,11 @@ class _Dual:
         # What is left out of the penalty, the mean, is fitted by centring the targets.
         self.mean = (w[:, None] * y).mean(0)
 
-    def without(self, fitted_on: Tensor, held: Tensor) -> _Scores:
-        """What says, of a penalty and a share, the scores (held, n_classes) of rows held out."""
+    def left_out(self, parts: Sequence[_Part]) -> _Scores:
+        """What says, of a penalty and a share, the scores (n, n_classes), each without its fold."""
+        return _in_turn(self.y, parts, self._without)
+
+    def _without(self, fitted_on: Tensor, held: Tensor) -> _Scores:
         root, mean, y = _centred(self.y, self.root, fitted_on)
         # Fitted rows first: what they are to each other and to those held out.
         order = torch.cat([fitted_on, held])
@@ -384,19 +397,36 @@ class _Sparse:
         self.dual = _Dual(_products(x), None, y, w) if len(y) <= MOST_EXACT else None
         self.mean = (w[:, None] * y).mean(0)
 
-    def without(self, fitted_on: Tensor, held: Tensor) -> _Scores:
-        """What says, of a penalty, the scores (held, n_classes) of rows held out."""
+    def left_out(self, parts: Sequence[_Part]) -> _Scores:
+        """What says, of a penalty, the scores (n, n_classes), each without its fold."""
         if self.dual is not None:
-            return self.dual.without(fitted_on, held)
-        # Rows held out are there, but count nothing: no part of x is copied.
-        root, errors = torch.zeros_like(self.root), torch.zeros_like(self.y)
-        root[fitted_on], mean, errors[fitted_on] = _centred(self.y, self.root, fitted_on)
-        weight = errors.new_zeros(self.x.shape[1], errors.shape[1])
+            return self.dual.left_out(parts)
+        n = max(1, SIDE_BY_SIDE // self.y.shape[1])
+        together = [self._without(parts[i : i + n]) for i in range(0, len(parts), n)]
+        return lambda penalty, share: torch.stack([of(penalty) for of in together]).sum(0)
 
-        def from_columns(penalty: float, share: float) -> Tensor:
+    def _without(self, parts: Sequence[_Part]) -> Callable[[float], Tensor]:
+        """The scores of those whom a few folds hold out, noughts for the others.
+
+        The folds are solved side by side, a product for all: to read x takes longer than to
+        multiply it. Rows held out are there, but count nothing: no part of x is copied.
+        """
+        n, k = self.y.shape
+        roots, errors = self.y.new_zeros(n, len(parts), k), self.y.new_zeros(n, len(parts), k)
+        means = []
+        for i, (fitted_on, _) in enumerate(parts):
+            roots[fitted_on, i], mean, errors[fitted_on, i] = _centred(self.y, self.root, fitted_on)
+            means.append(mean)
+        weight = self.y.new_zeros(self.x.shape[1], len(parts) * k)
+
+        def from_columns(penalty: float) -> Tensor:
             # From the last penalty's weight it is not far to this one's.
-            self._solve(weight, root, penalty, errors)
-            return _times(self.x[held.numpy()], weight) + mean
+            self._solve(weight, roots.flatten(1), penalty, errors.flatten(1))
+            said = _times(self.x, weight).unflatten(1, (len(parts), k))
+            scores = torch.zeros_like(self.y)
+            for i, (_, held) in enumerate(parts):
+                scores[held] = said[held, i] + means[i]
+            return scores
 
         return from_columns
 
@@ -409,17 +439,27 @@ class _Sparse:
         return weight
 
     def _solve(self, weight: Tensor, root: Tensor, penalty: float, y: Tensor) -> None:
-        """Bring a weight there, in place, as all that is as large: new memory costs time."""
+        """Bring a weight there, in place, as all that is as large: new memory costs time.
+
+        Its columns, and those of y, are the classes of one fold after the other; each takes steps
+        until its own slope is small.
+        """
+
+        def by_fold(squares: Tensor) -> Tensor:
+            return squares.unflatten(0, (-1, self.y.shape[1])).sum(1, keepdim=True)
+
         left = y - root * _times(self.x, weight)
         slope = _times(self.transposed, root * left).sub_(weight, alpha=penalty)
         along, size = slope.clone(), _squares(slope)
-        enough, least = FLAT**2 * penalty * (y**2).sum(), torch.finfo(size.dtype).tiny
+        enough, least = FLAT**2 * penalty * by_fold(_squares(y)), torch.finfo(size.dtype).tiny
         for _ in range(MOST_STEPS):
-            if size.sum() <= enough:
+            goes_on = by_fold(size) > enough
+            if not goes_on.any():
                 break
             moved = root * _times(self.x, along)
             # A class of which nothing is left takes no further steps.
             step = size / (_squares(moved) + penalty * _squares(along)).clamp_min(least)
+            step *= goes_on.expand(-1, self.y.shape[1]).flatten()
             weight.addcmul_(along, step)
             left.addcmul_(moved, step, value=-1)
             slope = _times(self.transposed, root * left).sub_(weight, alpha=penalty)
@@ -450,10 +490,13 @@ class _Ridge:
             self.products = (self.root * x).T @ (self.root * x)
         self.mean = (w[:, None] * y).mean(0)
 
-    def without(self, fitted_on: Tensor, held: Tensor) -> _Scores:
-        """What says, of a penalty and a share, the scores (held, n_classes) of rows held out."""
+    def left_out(self, parts: Sequence[_Part]) -> _Scores:
+        """What says, of a penalty and a share, the scores (n, n_classes), each without its fold."""
         if self.dual is not None:
-            return self.dual.without(fitted_on, held)
+            return self.dual.left_out(parts)
+        return _in_turn(self.y, parts, self._without)
+
+    def _without(self, fitted_on: Tensor, held: Tensor) -> _Scores:
         root, mean, y = _centred(self.y, self.root, fitted_on)
         away = self.root[held] * self.x[held]
         inner = self.products - away.T @ away
