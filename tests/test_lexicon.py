@@ -1,5 +1,9 @@
 """The lexicon against scikit-learn's n-grams, TF-IDF and ridge regression."""
 
+import zlib
+from collections import Counter
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -44,6 +48,23 @@ def test_n_grams_are_counted_as_scikit_learn_does() -> None:
     columns = {tuple(column) for column in wanted.T}
     missing = [column for column in columns if not (found.T[found.any(0)] == column).all(1).any()]
     assert len(missing) <= 4
+
+
+@given(st.text("ab é東👍\u0301\ud83d.!\n\0", max_size=40))
+def test_buckets_are_those_of_the_grams_themselves(text: str) -> None:
+    """However they are found: saved models know them by these numbers."""
+
+    def bucket(gram: str) -> int:
+        return zlib.crc32(gram.encode("utf-8", "surrogatepass")) % BUCKETS
+
+    text = text.lower()
+    words = WORD.findall(text)
+    grams = [f"w{gram}" for gram in (*words, *map(" ".join, pairwise(words)))]
+    for word in (f" {word} " for word in text.split()):
+        grams += [f"l{word[i : i + n]}" for n in range(2, 6) for i in range(len(word) - n + 1)]
+    counted = count_ngrams([text])
+    expected = Counter(map(bucket, grams))
+    assert dict(zip(counted.buckets.tolist(), counted.counts.tolist(), strict=True)) == expected
 
 
 def test_rows_are_tf_idf_as_scikit_learn_has_it() -> None:

@@ -14,11 +14,11 @@ Knows texts and class numbers; no label names, no files.
 from __future__ import annotations
 
 import re
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import pairwise
+from itertools import accumulate
+from zlib import crc32
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +34,8 @@ LETTERS = range(2, 6)
 # Buckets of so many words are remembered, of such as may come again: not of whole lines in scripts
 # that are written without spaces.
 _KEPT_WORDS, _LONGEST_KEPT = 2**15, 20
+# An n-gram's hash is the CRC-32 of its letters after one that says what it is, to the last 16 bits.
+_OF_WORDS, _OF_LETTERS = crc32(b"w"), crc32(b"l")
 # Texts that are read at once: each has hundreds of n-grams.
 _AT_ONCE = 512
 
@@ -130,25 +132,34 @@ def weighted_sums(numbers: Tensor, starts: Tensor, weights: Tensor, rows: Tensor
 
 def _buckets(text: str) -> npt.NDArray[np.int64]:
     """The bucket of each n-gram of a text, as often as it stands there."""
-    words = WORD.findall(text)
-    pairs = (f"{one} {two}" for one, two in pairwise(words))
-    whole = [_bucket(f"w{of}") for of in (*words, *pairs)]
+    words = [_bytes(word) for word in WORD.findall(text)]
+    whole = [crc32(word, _OF_WORDS) for word in words]
+    # The sum of "one two" goes on from that of "one".
+    pairs = [crc32(b" " + two, one) for one, two in zip(whole, words[1:], strict=False)]
     letters = (
         _kept_letters(word) if len(word) <= _LONGEST_KEPT else _letters(word)
         for word in text.split()
     )
-    return np.concatenate([np.array(whole, np.int64), *letters])
+    return np.concatenate([np.array(whole + pairs, np.int64) % BUCKETS, *letters])
 
 
 def _letters(word: str) -> npt.NDArray[np.int64]:
     """The bucket of each 2 to 5 letters that stand side by side in a word."""
     spaced = f" {word} "
-    grams = (spaced[i : i + size] for size in LETTERS for i in range(len(spaced) - size + 1))
-    return np.array([_bucket(f"l{gram}") for gram in grams], np.int64)
+    letters = _bytes(spaced)
+    at: Sequence[int] = range(len(spaced) + 1)  # where each letter begins
+    if not spaced.isascii():
+        at = [0, *accumulate(len(_bytes(letter)) for letter in spaced)]
+    sums = [
+        crc32(letters[at[i] : at[i + size]], _OF_LETTERS)
+        for size in LETTERS
+        for i in range(len(spaced) - size + 1)
+    ]
+    return np.array(sums, np.int64) % BUCKETS
 
 
 _kept_letters = lru_cache(_KEPT_WORDS)(_letters)
 
 
-def _bucket(gram: str) -> int:
-    return zlib.crc32(gram.encode("utf-8", "surrogatepass")) % BUCKETS
+def _bytes(of: str) -> bytes:
+    return of.encode("utf-8", "surrogatepass")

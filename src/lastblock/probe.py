@@ -32,7 +32,7 @@ from lastblock.lexicon import BUCKETS, Lexicon, Ngrams, weighted_sums
 PENALTIES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 # The same for n-grams, whose rows are of unit length. Up to so many texts they are solved for
 # exactly, in time with the cube of that number; of more, step by step.
-NGRAM_PENALTIES, MOST_EXACT = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0), 3_000
+NGRAM_PENALTIES, MOST_EXACT = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0), 1_000
 # Steps end where the slope is so small beside the targets, or after so many.
 FLAT, MOST_STEPS = 0.1, 100
 # Columns of several folds, a class each, that are solved for side by side.
