@@ -2,7 +2,7 @@
 
 python docs/write_speed.py            from docs/speed.json, as it is
 python docs/write_speed.py --take     take what benchmarks/results holds into docs/speed.json first,
-                                      and the picture there beside it
+                                      and the pictures there beside it
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FIGURES = Path(__file__).with_name("speed.json")
 RESULTS = ROOT / "benchmarks" / "results"
 NAMES = ("speed", "frozen_pass", "training_step", "transformers_speed", "startup")
-PICTURE = "where.svg"
+PICTURES = ("where.svg", "scaling.svg")
 PAGES = (ROOT / "README.md", FIGURES.with_name("speed.md"))
 MARKED = re.compile(r"(<!-- speed -->\n)(.*?)(<!-- /speed -->)", re.DOTALL)
 
@@ -31,8 +31,9 @@ def take() -> None:
             found = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
             figures.setdefault(found["machine"]["processor"], {})[name] = found
     FIGURES.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-    if (RESULTS / PICTURE).exists():
-        shutil.copy(RESULTS / PICTURE, FIGURES.with_name(PICTURE))
+    for picture in PICTURES:
+        if (RESULTS / picture).exists():
+            shutil.copy(RESULTS / picture, FIGURES.with_name(picture))
 
 
 def rows(figures: dict[str, Any]) -> dict[tuple[str, str], str]:
