@@ -1,13 +1,13 @@
 """Whether cost grows with the work and with nothing else: 1,000, 10,000, 100,000 texts.
 
 They are SMS messages, and the reviews of ``imdb_10k`` where LASTBLOCK_DATA has them, each round of
-them a little different. Each size is a process of its own. ``predict`` streams a CSV file;
-``train`` fits with activations on disk, and once more with none. Seconds are those beyond what one
-text (or twenty, for training) takes, for each thousand tokens; memory is the process's peak. Where
-the machine is shared one turn says little: of several, all sizes in each, medians are given, and
-the median of how many times the first size's seconds a size takes in the same turn. The decoder is
-a tiny random one, on which what is not arithmetic shows most; ``--full`` takes the default decoder,
-for hours. On Linux.
+them a little different. Each size is a process of its own, which does the work once for one text
+(or twenty, for training) before it is timed. ``predict`` streams a CSV file; ``train`` fits with
+activations on disk, and once more with none. Seconds are those beyond what so few texts take, for
+each thousand tokens; memory is the process's peak. Where the machine is shared one turn says
+little: of several, all sizes in each, medians are given, and the median of how many times the first
+size's seconds a size takes in the same turn. The decoder is a tiny random one, on which what is not
+arithmetic shows most; ``--full`` takes the default decoder, for hours. On Linux.
 
     python benchmarks/scaling.py [--sizes 1000 10000] [--kinds messages] [--tasks predict]
         [--turns N] [--full]
@@ -22,7 +22,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -33,29 +32,37 @@ from lastblock.config import DEFAULT_MODEL
 from lastblock.data.catalog import load_examples
 
 KINDS = ("messages", "reviews")
-# What takes little longer than to start is run so often in a turn, for its median.
-SHORT, SHORT_AGAIN = 1000, 5
 TASKS = ("predict", "train, activations on disk", "train, in memory")
 
-# What a child says of itself: the parent's count would include the parent's own size.
-PEAK = """
+# What a child says of itself: seconds beyond those of a few texts, and its peak memory, which the
+# parent's count would mix with the parent's own size.
+TIMED = """
+import time
+def seconds_of(data):
+    start = time.perf_counter()
+    work(data)
+    return time.perf_counter() - start
+few, data = sys.argv[-2:]
+seconds_of(few)
+print(-seconds_of(few) + seconds_of(data))
 with open("/proc/self/status") as file:
     print(next(line for line in file if line.startswith("VmHWM")).split()[1])
 """
 PREDICT = """
 import sys
 from lastblock.cli import run
-if run(["predict", *sys.argv[1:]]):
-    raise SystemExit(1)
+def work(data):
+    if run(["predict", *sys.argv[1:4], "-i", data]):
+        raise SystemExit(1)
 """
 FIT = """
 import csv, sys
 from lastblock import TextClassifier
-decoder, depth, data = sys.argv[1:]
-with open(data, encoding="utf-8", newline="") as file:
-    rows = list(csv.reader(file))[1:]
-classifier = TextClassifier(decoder, depth=int(depth), epochs=1, dtype="float32")
-classifier.fit([text for text, _ in rows], [label for _, label in rows])
+def work(data):
+    with open(data, encoding="utf-8", newline="") as file:
+        rows = list(csv.reader(file))[1:]
+    classifier = TextClassifier(sys.argv[1], depth=int(sys.argv[2]), epochs=1, dtype="float32")
+    classifier.fit([text for text, _ in rows], [label for _, label in rows])
 """
 
 
@@ -68,11 +75,10 @@ def texts_of(kind: str, count: int) -> list[str]:
 
 
 def run(command: Sequence[str], cache_size: float) -> tuple[float, float]:
-    """Seconds and peak memory (MB) of a process that finds no activations of another's."""
+    """What a process that finds no activations of another's says: seconds, and MB at its peak."""
     with tempfile.TemporaryDirectory() as folder:
         cache = own_cache(Path(folder) / "cache")
         environment = {"LASTBLOCK_CACHE": str(cache), "LASTBLOCK_CACHE_SIZE": str(cache_size)}
-        start = time.perf_counter()
         process = subprocess.run(
             command,
             env={**os.environ, **environment},
@@ -80,7 +86,8 @@ def run(command: Sequence[str], cache_size: float) -> tuple[float, float]:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
         )
-        return time.perf_counter() - start, int(process.stdout) / 1024
+        seconds, peak = map(float, process.stdout.split())
+        return seconds, peak / 1024
 
 
 def write(path: Path, texts: Sequence[str]) -> None:
@@ -99,7 +106,7 @@ def measure(
     names: Sequence[str] = TASKS,
     turns: int = 1,
 ) -> dict[str, list[dict[str, float]]]:
-    """By task, one entry a size: texts, tokens, seconds beyond start-up, peak memory."""
+    """By task, one entry a size: texts, tokens, seconds beyond a few texts', peak memory."""
     folder.mkdir()
     fitted = TextClassifier(decoder, depth=depth, epochs=1, dtype="float32", cache_size=0)
     fitted.fit(list(texts[:20]), ["a", "b"] * 10)
@@ -108,26 +115,20 @@ def measure(
     python, files = sys.executable, {size: folder / f"{size}.csv" for size in (1, 20, *sizes)}
     for size, path in files.items():
         write(path, texts[:size])
-    predict = [python, "-c", PREDICT + PEAK, str(folder / "model"), "-o", str(folder / "out.csv")]
-    predict.append("-i")
-    train = [python, "-c", FIT + PEAK, decoder, str(depth)]
+    predict = [python, "-c", PREDICT + TIMED, str(folder / "model"), "-o", str(folder / "out.csv")]
+    train = [python, "-c", FIT + TIMED, decoder, str(depth)]
     tasks = dict(zip(TASKS, [(predict, 0.0, 1), (train, 20.0, 20), (train, 0.0, 20)], strict=True))
     tokens = {size: sum(map(len, encoded[:size])) for size in sizes}
     found: dict[str, list[dict[str, float]]] = {}
     for name in names:
         command, cache_size, least = tasks[name]
         taken: dict[int, list[float]] = {size: [] for size in sizes}
-        peak = dict.fromkeys((least, *sizes), 0.0)
+        peak = dict.fromkeys(sizes, 0.0)
         for _ in range(turns):
-            seconds = dict[int, float]()
-            for size in (least, *sizes):
-                again = SHORT_AGAIN if size <= SHORT and turns > 1 else 1
-                runs = [run([*command, str(files[size])], cache_size) for _ in range(again)]
-                seconds[size] = statistics.median(took for took, _ in runs)
-                peak[size] = max(peak[size], *(most for _, most in runs))
             for size in sizes:
-                beyond = seconds[size] - seconds[least]
-                taken[size].append(beyond / tokens[size] * 1000)
+                seconds, most = run([*command, str(files[least]), str(files[size])], cache_size)
+                taken[size].append(seconds / tokens[size] * 1000)
+                peak[size] = max(peak[size], most)
         for size in sizes:
             ratios = [a / b for a, b in zip(taken[size], taken[sizes[0]], strict=True)]
             entry = {
