@@ -44,7 +44,8 @@ def seconds_of(data):
     return time.perf_counter() - start
 few, data = sys.argv[-2:]
 seconds_of(few)
-print(-seconds_of(few) + seconds_of(data))
+of_few = seconds_of(few)
+print(seconds_of(data) - of_few)
 with open("/proc/self/status") as file:
     print(next(line for line in file if line.startswith("VmHWM")).split()[1])
 """

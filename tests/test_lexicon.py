@@ -127,7 +127,7 @@ def test_many_texts_are_fitted_step_by_step_to_the_same(
     torch.testing.assert_close(layers[0].bias, layers[1].bias)
 
 
-@pytest.mark.parametrize("columns", [2, 6, 9])
+@pytest.mark.parametrize("columns", [2, 6, 9, 100])
 def test_folds_side_by_side_come_to_what_each_comes_to_alone(
     monkeypatch: pytest.MonkeyPatch, columns: int
 ) -> None:
