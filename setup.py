@@ -23,9 +23,12 @@ setup(
             "lastblock.decoder._kernels",
             [
                 f"src/lastblock/decoder/{name}.c"
+                for name in ("kernels", "int8", "few_rows", "trained_block", "trained_tail")
+            ],
+            depends=[
+                f"src/lastblock/decoder/{name}.h"
                 for name in ("kernels", "int8", "few_rows", "trained_block")
             ],
-            depends=[f"src/lastblock/decoder/{name}.h" for name in ("kernels", "int8", "few_rows")],
             # Where a product and a sum are rounded as one is for the code to say, or the last bits
             # would be the compiler's.
             extra_compile_args=["-O3", "-g0", "-ffp-contract=off"],

@@ -16,7 +16,7 @@ import time
 from collections.abc import Sequence
 
 import numpy as np
-from common import best_seconds, block_shapes, matrix_rate, messages, untrained, write_results
+from common import block_shapes, matrix_rate, messages, untrained, write_results
 
 from lastblock.activations import ActivationStore
 from lastblock.classifier import SequenceClassifier
@@ -25,17 +25,6 @@ from lastblock.tokenization.batching import TokenIds
 from lastblock.training import AdamW, Encoded, training_step
 
 BATCH = 16
-
-
-class Timed(AdamW):
-    """Which knows how long its steps took."""
-
-    taken: list[float]
-
-    def step(self) -> None:
-        start = time.perf_counter()
-        super().step()
-        self.taken.append(time.perf_counter() - start)
 
 
 def quietest(taken: Sequence[float]) -> float:
@@ -54,38 +43,38 @@ def plain_operations(block: Block, tokens: int, texts: int) -> int:
 def measure(
     classifier: SequenceClassifier, sequences: Sequence[TokenIds], steps: int
 ) -> dict[str, float]:
-    """Milliseconds of a step and of its parts, and what the arithmetic alone would take."""
-    store = ActivationStore()
+    """Milliseconds of a step, in C and operation by operation, and of the arithmetic alone."""
+    store, whole = ActivationStore(), classifier.tail_steps()
     store.fill(classifier, sequences)
     labels = np.arange(len(sequences)) % classifier.head.out_features
     part = Encoded(list(sequences), labels)
-    optimizer = Timed(classifier.trainable_parameters(), weight_decay=0.1, lr=1e-4)
-    optimizer.taken = []
+    optimizer = AdamW(classifier.trainable_parameters(), weight_decay=0.1, lr=1e-4)
     rng = np.random.default_rng(0)
     batches = [part.take(rng.permutation(len(part))[:BATCH]) for _ in range(steps)]
-    training_step(classifier, store, batches[0], optimizer)
-    optimizer.taken.clear()
     block: Block = classifier.decoder.blocks[-1]  # type: ignore[assignment]
-    operations, taken = [], []
-    for batch in batches:
-        tokens = sum(len(ids) for ids in batch.sequences)
-        operations.append(plain_operations(block, tokens, len(batch)))
-        start = time.perf_counter()
-        training_step(classifier, store, batch, optimizer)
-        taken.append(time.perf_counter() - start)
+    operations = [
+        plain_operations(block, sum(len(ids) for ids in batch.sequences), len(batch))
+        for batch in batches
+    ]
+    taken: dict[str, list[float]] = {}
+    for name, steps_in_c in (("step", whole), ("step_one_by_one", None)):
+        training_step(classifier, store, batches[0], optimizer, steps_in_c)
+        taken[name] = []
+        for batch in batches:
+            start = time.perf_counter()
+            training_step(classifier, store, batch, optimizer, steps_in_c)
+            taken[name].append(time.perf_counter() - start)
     tokens = max(len(ids) for batch in batches[:5] for ids in batch.sequences) * BATCH
     rate = matrix_rate(block_shapes(classifier, tokens))
     arithmetic = float(np.mean(operations)) / rate
-    gather = best_seconds(lambda: store.batch(batches[0].sequences), 10)
-    step = quietest(taken)
+    step = quietest(taken["step"])
     return {
         "gflop": float(np.mean(operations)) / 1e9,
         "gflop_per_second": rate / 1e9,
         "arithmetic_ms": arithmetic * 1e3,
         "step_ms": step * 1e3,
-        "median_step_ms": float(np.median(taken)) * 1e3,
-        "gather_ms": gather * 1e3,
-        "adamw_ms": quietest(optimizer.taken) * 1e3,
+        "median_step_ms": float(np.median(taken["step"])) * 1e3,
+        "step_one_by_one_ms": quietest(taken["step_one_by_one"]) * 1e3,
         "ratio": step / arithmetic,
     }
 
@@ -97,8 +86,8 @@ def main() -> None:
     model = untrained(depth=2)  # what lies below the trained block has no part in a step
     figures = measure(model.classifier, model.encode(messages(400)), options.steps)
     print(
-        f"a step: {figures['step_ms']:.1f} ms, of which AdamW {figures['adamw_ms']:.1f}, gathering "
-        f"{figures['gather_ms']:.1f}; arithmetic alone ({figures['gflop']:.2f} GFLOP at "
+        f"a step: {figures['step_ms']:.1f} ms ({figures['step_one_by_one_ms']:.1f} operation by "
+        f"operation); arithmetic alone ({figures['gflop']:.2f} GFLOP at "
         f"{figures['gflop_per_second']:.0f} GFLOP/s): {figures['arithmetic_ms']:.1f} ms; "
         f"ratio {figures['ratio']:.2f}"
     )

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import subprocess
 import sys
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -37,13 +38,13 @@ def gradients(request, use_kernels, monkeypatch: pytest.MonkeyPatch) -> None:
     use_kernels(request.param)
     take = few_rows.adamw
 
-    def write_down(each, **how) -> None:
+    def write_down(each) -> None:
         for of in each:
             gradient = torch.zeros_like(of.weight)
             for part in of.left:
                 part.rows.of(gradient).add_(part.multiplied_out())
             of.weight.grad = gradient if of.gradient is None else gradient + of.gradient
-        take(each, **how)
+        take(each)
 
     monkeypatch.setattr(few_rows, "adamw", write_down)
 
@@ -110,21 +111,66 @@ def test_adamw_takes_torch_s_own_steps() -> None:
         torch.testing.assert_close(mine.detach(), was, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("way", ["step", "step_of"])
 def test_an_interrupted_training_leaves_parameters_as_any_optimizer_takes_them(
-    monkeypatch: pytest.MonkeyPatch,
+    way: str, use_kernels: Callable[[bool], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    use_kernels(way == "step_of")
     classifier, part, store = two_classifiers()[0], random_part(8), ActivationStore()
     store.fill(classifier, part.sequences)
 
-    def interrupted(optimizer: AdamW) -> None:
+    def interrupted(optimizer: AdamW, *given: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(AdamW, "step", interrupted)
+    monkeypatch.setattr(AdamW, way, interrupted)
     with pytest.raises(KeyboardInterrupt):
         train_tail(classifier, store, part, None, SETTINGS, torch.Generator(), Silent())
     for parameter in classifier.trainable_parameters():
         assert "factors" not in vars(parameter)
         assert parameter.grad is None
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("several", [False, True], ids=["one label", "several"])
+def test_steps_in_c_learn_what_the_others_do(
+    several: bool, weighted: bool, use_kernels: Callable[[bool], None]
+) -> None:
+    use_kernels(True)
+    quick, slow = two_classifiers()
+    part, store = random_part(40), ActivationStore()
+    labels = np.random.default_rng(0).random((40, 3)) < 0.4 if several else part.labels
+    weights = np.linspace(0.5, 1.5, 40).reshape((40, 1) if several else 40) if weighted else None
+    part = Encoded(part.sequences, labels, weights)
+    store.fill(quick, part.sequences)
+    whole, optimizers = quick.tail_steps(), (adamw(quick), adamw(slow))
+    assert whole is not None
+    for step in range(4):
+        batch = part.take(np.arange(step * 10, step * 10 + 10))
+        losses = [
+            training_step(quick, store, batch, optimizers[0], whole),
+            training_step(slow, store, batch, optimizers[1]),
+        ]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    for ours, theirs in zip(quick.trainable_parameters(), slow.trainable_parameters(), strict=True):
+        assert ((ours - theirs).abs() > 1e-5).float().mean() < 0.01
+
+
+def test_a_batch_that_steps_in_c_cannot_read_is_learnt_from_all_the_same(
+    use_kernels: Callable[[bool], None],
+) -> None:
+    """As where one was not kept, for want of room, or there are more texts than it takes."""
+    use_kernels(True)
+    for n, kept in ((8, 7), (few_rows.MOST_ROWS + 1, few_rows.MOST_ROWS + 1)):
+        quick, slow = two_classifiers()
+        part, store = random_part(n), ActivationStore()
+        store.fill(quick, part.sequences[:kept])
+        losses = [training_step(quick, store, part, adamw(quick), quick.tail_steps())]
+        losses.append(training_step(slow, store, part, adamw(slow)))
+        assert losses[0] == losses[1]
+        for ours, theirs in zip(
+            quick.trainable_parameters(), slow.trainable_parameters(), strict=True
+        ):
+            assert torch.equal(ours, theirs)
 
 
 def test_adamw_leaves_torch_s_compiler_alone() -> None:

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import Literal
 
 import torch
@@ -29,7 +30,9 @@ from torch.nn.utils import parametrize
 from lastblock.config import AttentionKind, Precision, Settings
 from lastblock.decoder import few_rows
 from lastblock.decoder.decoder import Climb, Decoder, sum_states
+from lastblock.decoder.layers import Block, RMSNorm
 from lastblock.decoder.precision import Int8Linear, precision_facts, set_precision
+from lastblock.decoder.trained_tail import Tail, TailSteps
 from lastblock.errors import ConfigError
 from lastblock.lexicon import Lexicon
 
@@ -199,6 +202,22 @@ class SequenceClassifier(nn.Module):
 
     def trainable_parameters(self) -> list[nn.Parameter]:
         return [p for p in self.parameters() if p.requires_grad]
+
+    def tail_steps(self) -> TailSteps | None:
+        """Training steps of the tail in C; None where it is not one that they are for."""
+        norm, decoder, index = self.decoder.norm, self.decoder, self.decoder.depth - 1
+        if self.pooling != "last" or self.frozen_blocks != index or not isinstance(norm, RMSNorm):
+            return None
+        block: Block = decoder.blocks[index]  # type: ignore[assignment]
+        known = block.as_llama()
+        if known is None or norm.offset:
+            return None
+        tail = Tail(known[0], norm.weight, self.head.weight, self.head.bias)
+        trained = {id(parameter) for parameter in self.trainable_parameters()}
+        if {id(of) for of in tail.weights} != trained or not TailSteps.can_take(tail, known[1]):
+            return None
+        rotary = partial(decoder.rotary, index, torch.float32)
+        return TailSteps(tail, known[1], norm.eps, rotary, self.summary_rows)
 
     def tail_state(self) -> dict[str, Tensor]:
         """A copy of everything that training changes, by name."""

@@ -16,9 +16,13 @@ from lastblock.activations import ActivationStore, run_tail, states_of
 from lastblock.classifier import SequenceClassifier
 from lastblock.config import Settings
 from lastblock.decoder import few_rows, kernels
+from lastblock.decoder.trained_tail import TailSteps
 from lastblock.evaluation import History
 from lastblock.runtime import Progress, seeded_generator
 from lastblock.tokenization.batching import TokenIds
+
+# Of AdamW: torch's own.
+BETAS, EPS = (0.9, 0.999), 1e-8
 
 
 @dataclass(frozen=True)
@@ -125,7 +129,8 @@ class AdamW:
         self.parameters, self.weight_decay, self.lr = list(parameters), weight_decay, lr
         self._mean = [torch.zeros_like(p) for p in self.parameters]
         self._square = [torch.zeros_like(p) for p in self.parameters]
-        self._steps = [torch.zeros(()) for _ in self.parameters]
+        self._steps = [0] * len(self.parameters)
+        self._row = {id(parameter): i for i, parameter in enumerate(self.parameters)}
 
     def zero_grad(self) -> None:
         for parameter in self.parameters:
@@ -142,39 +147,53 @@ class AdamW:
     @torch.no_grad()
     def step(self) -> None:
         """Take a step down the gradients that the parameters have."""
-        betas, eps = (0.9, 0.999), 1e-8
         by_factors, moved = [], []
-        each = zip(self.parameters, self._mean, self._square, self._steps, strict=True)
-        for parameter, mean, square, count in each:
+        each = zip(self.parameters, self._mean, self._square, strict=True)
+        for i, (parameter, mean, square) in enumerate(each):
             left, gradient = few_rows.take_factors(parameter), parameter.grad
+            if not left and gradient is None:
+                continue
+            self._steps[i] += 1
             if left:
-                moments = parameter, mean, square, left, gradient, int(count.add_(1))
+                moments = parameter, mean, square, left, gradient, self._size(self._steps[i])
                 by_factors.append(few_rows.Moments(*moments))
-            elif gradient is not None:
-                moved.append((parameter, gradient, mean, square, count))
+            else:
+                moved.append((parameter, gradient, mean, square, float(self._steps[i])))
         if by_factors:
-            few_rows.adamw(
-                by_factors, lr=self.lr, betas=betas, weight_decay=self.weight_decay, eps=eps
-            )
+            few_rows.adamw(by_factors)
         if not moved:
             return
         parameters, gradients, means, squares, counts = map(list, zip(*moved, strict=True))
-        torch._foreach_add_(counts, 1)
         torch._fused_adamw_(
             parameters,
             gradients,
             means,
             squares,
             [],
-            counts,
+            [*torch.tensor(counts).unbind()],
             lr=self.lr,
-            beta1=betas[0],
-            beta2=betas[1],
+            beta1=BETAS[0],
+            beta2=BETAS[1],
             weight_decay=self.weight_decay,
-            eps=eps,
+            eps=EPS,
             amsgrad=False,
             maximize=False,
         )
+
+    def _size(self, step: int) -> few_rows.StepSize:
+        return few_rows.StepSize.of(
+            step, lr=self.lr, betas=BETAS, weight_decay=self.weight_decay, eps=EPS
+        )
+
+    @torch.no_grad()
+    def step_of(self, steps: TailSteps, wanted: Tensor) -> None:
+        """The same step of a whole tail, for what is wanted of the logits that it gave last."""
+        rows = [self._row[id(weight)] for weight in steps.weights]
+        for i in rows:
+            self._steps[i] += 1
+        sizes = {step: self._size(step) for step in {self._steps[i] for i in rows}}
+        means, squares = [self._mean[i] for i in rows], [self._square[i] for i in rows]
+        steps.step(wanted, means, squares, [sizes[self._steps[i]] for i in rows])
 
 
 def train_tail(
@@ -192,6 +211,7 @@ def train_tail(
     validation part, the weights of the epoch with the lowest validation loss are put back.
     """
     optimizer = AdamW(classifier.trainable_parameters(), settings.weight_decay)
+    whole = classifier.tail_steps()
     watch = _Watch(classifier, store, train, validation, settings)
     steps = settings.epochs * _steps_per_epoch(len(train), settings)
     step = 0
@@ -200,7 +220,7 @@ def train_tail(
             for epoch in range(settings.epochs):
                 for rows in _batches(len(train), settings, generator):
                     optimizer.lr = settings.learning_rate * learning_rate_at(step, steps, settings)
-                    training_step(classifier, store, train.take(rows), optimizer)
+                    training_step(classifier, store, train.take(rows), optimizer, whole)
                     watch.examples_seen += len(rows)
                     if step % (settings.eval_steps or steps) == 0:
                         watch.losses(step)
@@ -219,8 +239,19 @@ def training_step(
     store: ActivationStore,
     batch: Encoded,
     optimizer: AdamW,
+    steps: TailSteps | None = None,
 ) -> float:
-    """One step; the loss before it."""
+    """One step; the loss before it.
+
+    ``steps``: the classifier's own, to take it in C where they can read the batch; the same to
+    rounding.
+    """
+    states = None if steps is None else store.states(batch.sequences)
+    if steps is not None and states is not None and steps.can_read(states):
+        logits = steps.logits(states).requires_grad_()
+        loss = cross_entropy(logits, batch)
+        optimizer.step_of(steps, *torch.autograd.grad(loss, logits))
+        return loss.item()
     hidden, rows = states_of(classifier, batch.sequences, store)
     loss = cross_entropy(classifier.head_logits(hidden, rows), batch)
     optimizer.zero_grad()

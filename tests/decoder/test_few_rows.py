@@ -327,7 +327,8 @@ def test_what_is_written_down_may_lie_the_other_way():
         gradient = gradient.t().contiguous().t() if turn else gradient
         left = [few_rows.Left(few_rows.Rows(0, 2), torch.ones(3, 2), torch.ones(3, 5))]
         how = {"lr": 0.1, "betas": (0.9, 0.999), "weight_decay": 0.1, "eps": 1e-8}
-        few_rows.adamw([few_rows.Moments(weight, mean, square, left, gradient, 1)], **how)
+        size = few_rows.StepSize.of(1, **how)
+        few_rows.adamw([few_rows.Moments(weight, mean, square, left, gradient, size)])
         moved.append(torch.stack([weight, mean, square]))
     assert torch.equal(*moved)
 
@@ -459,7 +460,8 @@ def test_a_training_step_s_number_of_threads_changes_no_bit():
             moved = [torch.full((1500, 576), by) for by in (1.0, 0.1, 0.2)]
             how = {"lr": 0.1, "betas": (0.9, 0.999), "weight_decay": 0.1, "eps": 1e-8}
             left = [few_rows.Left(few_rows.Rows(0, 1500), errors, x)]
-            few_rows.adamw([few_rows.Moments(*moved, left, None, 3)], **how)
+            size = few_rows.StepSize.of(3, **how)
+            few_rows.adamw([few_rows.Moments(*moved, left, None, size)])
             said.append([*found, *moved])
         finally:
             torch.set_num_threads(threads)

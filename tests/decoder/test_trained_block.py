@@ -50,7 +50,7 @@ def _states(texts: int, length: int) -> tuple[Tensor, Tensor]:
 
 
 def _is_taken(decoder: Decoder, x: Tensor) -> bool:
-    known = decoder.blocks[1]._as_llama()
+    known = decoder.blocks[1].as_llama()
     return known is not None and trained_block.can_run(x, known[0])
 
 

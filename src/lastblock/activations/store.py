@@ -172,10 +172,23 @@ class ActivationStore:
                 )
         waiting.clear()
 
+    def states(self, sequences: Sequence[TokenIds]) -> list[Tensor] | None:
+        """Activations of each, (R, C); None if there are none of one."""
+        try:
+            return [self._states[ids.tobytes()] for ids in sequences]
+        except KeyError:
+            return None
+
     def batch(self, sequences: Sequence[TokenIds]) -> tuple[Tensor, Tensor]:
-        """Activations (B, R, C), padded with zeros to the most rows, and rows (B,) of each."""
-        states = [self._states[ids.tobytes()] for ids in sequences]
-        return few_rows.padded(states), torch.tensor([len(s) for s in states])
+        """Activations (B, R, C), padded with zeros to the most rows, and rows (B,) of each.
+
+        Raises:
+            KeyError: there are none of one.
+        """
+        states = self.states(sequences)
+        if states is None:
+            raise KeyError("activations of a text are not here")
+        return few_rows.padded(states), torch.tensor([of.shape[0] for of in states])
 
 
 def open_store(
@@ -200,9 +213,10 @@ def states_of(
     classifier: SequenceClassifier, sequences: Sequence[TokenIds], store: ActivationStore
 ) -> tuple[Tensor, Tensor]:
     """Activations (B, R, C) and rows (B,) of each: the store's, or computed if it lacks one."""
-    if all(ids in store for ids in sequences):
+    try:
         return store.batch(sequences)
-    return run_prefix(classifier, sequences)
+    except KeyError:
+        return run_prefix(classifier, sequences)
 
 
 def _size(number: int) -> str:

@@ -449,24 +449,6 @@ EXPORT void pad(const char *const *texts, const int64_t *bytes, int64_t n, int64
 
 /* ------------------------------------------------------------------------------- AdamW's step */
 
-/* A part of a gradient: errors (n, out)^T times inputs (n, in), so many times, each further on. */
-typedef struct {
-    const float *errors, *inputs;
-    int64_t n, errors_row, inputs_row, count, errors_next, inputs_next;
-} Factors;
-
-/* A weight (out, in), its moments, and its gradient: what is written down of it (out, in), if anything
- * is, and so many products. */
-typedef struct {
-    float *weight, *mean, *square;
-    const float *gradient;
-    const Factors *factors;
-    int64_t count, in, out;
-    /* What a step leaves of a weight; what it takes of the gradient and of its square; the step, as
-     * large as the mean is to be multiplied by; what the root is to be multiplied by; and epsilon. */
-    float kept, of_gradient, of_square, step, of_root, eps;
-} Step;
-
 INLINE void moved(__m512 gradient, const Step *s, int64_t at, __mmask16 some)
 {
     __m512 weight = _mm512_maskz_loadu_ps(some, s->weight + at);
@@ -611,11 +593,13 @@ EXPORT void adamw(const Step *given, int64_t count, int64_t threads)
 
 /* ------------------------------------------------------------------ attention from one token */
 
-/* States x, (batch, length, size), each text's so far from the last's, those that are seen, less their
- * mean where ``centred``, over their root mean square. */
+/* States x, (batch, length, size), each text's so far from the last's, or each somewhere of its own;
+ * those that are seen, less their mean where ``centred``, over their root mean square. */
 typedef struct {
     const float *x;
     int64_t x_text;
+    const void *const *texts;
+    int half;
     const OneToken *of;
     float *y;
     float eps;
@@ -628,10 +612,14 @@ TARGET static void some_norms(const void *work, int64_t part, int64_t parts)
     const OneToken *a = norms->of;
     const int64_t size = a->size, end = a->batch * (part + 1) / parts;
     for (int64_t text = a->batch * part / parts; text < end; text++) {
-        const float *x = norms->x + text * norms->x_text + a->first[text] * size;
         float *y = norms->y + a->starts[text] * size;
-        for (int64_t n = a->starts[text]; n < a->starts[text + 1]; n++, x += size, y += size)
-            norm(x, size, norms->eps, norms->centred, y);
+        const int64_t first = a->first[text], rows = a->starts[text + 1] - a->starts[text];
+        const float *x = norms->texts ? norms->texts[text] : norms->x + text * norms->x_text;
+        for (int64_t row = first; row < first + rows; row++, y += size) {
+            if (norms->half)
+                widened(x, row, size, 1, y);
+            norm(norms->half ? y : x + row * size, size, norms->eps, norms->centred, y);
+        }
     }
 }
 
@@ -645,7 +633,14 @@ static int64_t parts_of(const OneToken *a, int64_t each, int64_t threads)
 EXPORT void normed(const float *x, int64_t x_text, const OneToken *of, float eps, int centred,
                    float *y, int64_t threads)
 {
-    const Norms work = {x, x_text, of, y, eps, centred};
+    const Norms work = {x, x_text, NULL, 0, of, y, eps, centred};
+    share(some_norms, &work, parts_of(of, 8 * of->size, threads), threads);
+}
+
+void normed_texts(const void *const *texts, int half, const OneToken *of, float eps, float *y,
+                  int64_t threads)
+{
+    const Norms work = {NULL, 0, texts, half, of, y, eps, 0};
     share(some_norms, &work, parts_of(of, 8 * of->size, threads), threads);
 }
 

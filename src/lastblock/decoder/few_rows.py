@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
@@ -104,10 +105,15 @@ def can_multiply(x: Tensor, weight: Tensor) -> bool:
         rows > 0
         and not (many and torch.is_autocast_enabled("cpu"))
         and (not many or kernels.have_faster_products())
-        and _of_float32(x, weight)
-        and weight.is_contiguous()
-        and kernels.available()
+        and _of_float32(x)
+        and can_multiply_by([weight])
     )
+
+
+def can_multiply_by(weights: Sequence[Tensor]) -> bool:
+    """Whether ``multiply`` takes these weights."""
+    plain = all(of.is_contiguous() for of in weights)
+    return plain and _of_float32(*weights) and kernels.available()
 
 
 def multiply(x: Tensor, weight: Tensor, rows: Rows | None = None) -> Tensor:
@@ -338,11 +344,12 @@ def padded(texts: Sequence[Tensor]) -> Tensor:
     """Texts' rows, each (R, C) of one dtype, filled up with nought: (B, the most R, C)."""
     if not kernels.available() or not all(of.is_contiguous() for of in texts):
         return pad_sequence([*texts], batch_first=True)
-    most = max(len(of) for of in texts)
-    together = texts[0].new_empty(len(texts), most, *texts[0].shape[1:])
-    addresses = (ctypes.c_void_p * len(texts))(*(of.data_ptr() for of in texts))
-    sizes = (ctypes.c_int64 * len(texts))(*(of.nbytes for of in texts))
+    rows = [of.shape[0] for of in texts]
+    together = texts[0].new_empty(len(texts), max(rows), *texts[0].shape[1:])
     room = together.nbytes // len(texts)
+    row = room // max(1, *rows)
+    addresses = (ctypes.c_void_p * len(texts))(*[of.data_ptr() for of in texts])
+    sizes = (ctypes.c_int64 * len(texts))(*[row * of for of in rows])
     said = addresses, sizes, len(texts), room, together.data_ptr()
     _library().pad(*said, torch.get_num_threads())
     return together
@@ -378,32 +385,45 @@ class Moments(NamedTuple):
     square: Tensor
     left: Sequence[Left]
     gradient: Tensor | None
-    step: int
+    size: StepSize
 
 
-def adamw(
-    each: Sequence[Moments],
-    *,
-    lr: float,
-    betas: tuple[float, float],
-    weight_decay: float,
-    eps: float,
-) -> None:
-    """A step of AdamW (see ``training.AdamW``) for each weight, the ``step``-th of it.
+class StepSize(NamedTuple):
+    """What a step of AdamW does: see ``Step`` in few_rows.h."""
+
+    kept: float
+    of_gradient: float
+    of_square: float
+    step: float
+    of_root: float
+    eps: float
+
+    @staticmethod
+    def of(
+        step: int, *, lr: float, betas: tuple[float, float], weight_decay: float, eps: float
+    ) -> StepSize:
+        """The ``step``-th, counted from 1."""
+        first, second = (1 - beta**step for beta in betas)
+        kept = 1 - lr * weight_decay
+        return StepSize(kept, 1 - betas[0], 1 - betas[1], lr / first, second**-0.5, eps)
+
+
+def adamw(each: Sequence[Moments]) -> None:
+    """A step of AdamW (see ``training.AdamW``) for each weight.
 
     Weights and moments are changed in place.
     """
     steps, kept = list[_Step](), list[object]()
     for of in each:
-        first, second = (1 - beta**of.step for beta in betas)
-        how = 1 - lr * weight_decay, 1 - betas[0], 1 - betas[1], lr / first, second**-0.5, eps
+        changed = _addresses(of.weight, of.mean, of.square)
+        row = of.weight.stride(0) * of.weight.itemsize
         for rows, factors, gradient in _by_rows(of):
             said = (_Factors * len(factors))(*map(_told_of, factors))
             kept += [said, gradient]
-            changed = _addresses(*(rows.of(one) for one in (of.weight, of.mean, of.square)))
             written = None if gradient is None else gradient.data_ptr()
             product = ctypes.addressof(said), len(factors), of.weight.shape[1], rows.size
-            steps.append(_Step(*changed, written, *product, *how))
+            begin = rows.first * row
+            steps.append(_Step(*(at + begin for at in changed), written, *product, *of.size))
     together = (_Step * len(steps))(*steps)
     _library().adamw(ctypes.addressof(together), len(steps), torch.get_num_threads())
 
@@ -468,15 +488,17 @@ class Seen:
     def of(position: Tensor, length: int, causal: bool, window: int | None) -> Seen:
         """What is seen from a position (B,) of texts of some length, as ``Attention`` has it."""
         position = position.long().contiguous()
-        first, last = torch.zeros_like(position), position
+        at = position.numpy()  # of such small ones numpy takes less time than torch
+        first, last = np.zeros_like(at), at
         if window is not None:
-            first = (position - window + 1).clamp_min_(0)
+            first = np.maximum(at - window + 1, 0)
         if not causal:
-            end = torch.full_like(position, length - 1)
-            last = end if window is None else torch.minimum(position + window - 1, end)
-        starts = position.new_zeros(len(position) + 1)
-        torch.cumsum((last - first + 1).clamp_min_(0), 0, out=starts[1:])
-        return Seen(starts, first, position)
+            last = np.full_like(at, length - 1)
+            if window is not None:
+                last = np.minimum(at + window - 1, last)
+        starts = np.zeros(len(at) + 1, np.int64)
+        np.cumsum(np.maximum(last - first + 1, 0), out=starts[1:])
+        return Seen(torch.from_numpy(starts), torch.from_numpy(first), position)
 
     def __len__(self) -> int:
         return int(self.starts[-1])

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from lastblock.decoder.packing import Packing, sizes
 
-_VERSION = 10  # of what the functions are given, as kernels.c has it too
+_VERSION = 11  # of what the functions are given, as kernels.c has it too
 # A panel of a weight is so many of its rows, whose inputs are taken up so many at a time, four
 # integers of a row together: without matrix tiles, and with, of which two hold a panel's rows.
 _PANEL, _TILED_PANEL = 64, 32
@@ -105,6 +105,10 @@ def library() -> ctypes.CDLL | None:
             library.pad.argtypes = [address, address, number, number, address, number]
             library.attend_from.argtypes = [*[address] * 3, number]
             library.attend_from_back.argtypes = [*[address] * 5, number]
+            library.tail_room.argtypes = [address, address]
+            library.tail_room.restype = number
+            library.tail_logits.argtypes = [address, number]
+            library.tail_step.argtypes = [address, number]
             library.block_at.argtypes = [address, number]
             library.block_at_back.argtypes = [address, address, number]
             library.use_threads_of.argtypes = [address]

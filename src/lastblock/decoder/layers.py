@@ -563,7 +563,7 @@ class Block(nn.Module):
 
         What is not seen from there, padding for one, costs nothing.
         """
-        known = self._as_llama()
+        known = self.as_llama()
         if known is not None and trained_block.can_run(x, known[0]):
             return trained_block.run_at(x, position, *known, rotary)
         here = x[torch.arange(x.shape[0], device=x.device), position]
@@ -571,7 +571,7 @@ class Block(nn.Module):
         here = here + self.attn_post_norm(attended)
         return here + self.mlp_post_norm(self.mlp(self.mlp_norm(here)))
 
-    def _as_llama(self) -> tuple[trained_block.Weights, trained_block.Shape] | None:
+    def as_llama(self) -> tuple[trained_block.Weights, trained_block.Shape] | None:
         """This block as ``trained_block`` has it; None where it is of another kind."""
         first, last, attn, mlp = self.attn_norm, self.mlp_norm, self.attn, self.mlp
         into = mlp.into

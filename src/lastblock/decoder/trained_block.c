@@ -5,42 +5,9 @@
  * ``layers.Block`` makes one by one, in one go: what torch takes to go from one to the next is a third
  * of a step.
  */
-#include "few_rows.h"
+#include "trained_block.h"
 
 #ifdef CAN_BUILD
-
-typedef struct {
-    OneToken seen;                                   /* queries, keys and states are ``queries``, ... */
-    const float *x;                                  /* (batch, length, size) */
-    const float *attn_norm, *qkv, *out, *mlp_norm, *into, *down; /* weights */
-    int64_t x_text, length, inner;                   /* of x: numbers of a text, tokens */
-    int32_t activation, gated;
-    float attn_eps, mlp_eps;
-    /* What comes about on the way: a row each text, or each of the n tokens that are seen. */
-    float *here, *here_by, *asked;                   /* the token's states, normed: (batch, size) */
-    float *queries;                                  /* (batch, heads * dim) */
-    float *plain, *keys;                             /* (n, size), without factors; (n, kv_heads * dim) */
-    float *shares;                                   /* (n, heads) */
-    float *means, *scaled;                           /* (batch, heads, size), without factors and with */
-    float *values;                                   /* (batch, heads * dim) */
-    float *middle, *middle_by, *read;                /* after attention, normed: (batch, size) */
-    float *opened, *closed;                          /* (batch, inner or twice that), (batch, inner) */
-    float *y;                                        /* (batch, size) */
-} Block;
-
-typedef struct {
-    const float *y;                                  /* what is wanted, (batch, size) */
-    float *closed, *opened, *middle, *values, *queries; /* of what comes about, as that */
-    float *key_weight;                               /* (kv_heads * dim, size) */
-    float *attn_norm, *mlp_norm;                     /* (size,) */
-} Wanted;
-
-static void times(const float *x, int64_t n, const float *weight, int64_t in, int64_t out, float *y,
-                  int back, int64_t threads)
-{
-    const Product work = {x, weight, y, n, in, out, back ? out : in, back ? in : out, 1, 0, 0, 1};
-    multiply(&work, back, threads);
-}
 
 /* Means of each head times its value head's weight, or ``back``. */
 static void values(const Block *b, const float *x, float *y, int back, int64_t threads)
@@ -158,7 +125,7 @@ static float *room_for(int64_t n)
 }
 
 /* Fills in what comes about. 0 if there was no memory for it, -1 if a text has no such token. */
-EXPORT int block_at(Block *b, int64_t threads)
+EXPORT TARGET int block_at(Block *b, int64_t threads)
 {
     OneToken *a = &b->seen;
     const int64_t n = a->starts[a->batch], size = a->size, wide = a->heads * a->dim;
@@ -168,14 +135,14 @@ EXPORT int block_at(Block *b, int64_t threads)
         at += at < 0 ? b->length : 0; /* from the end, as torch has it */
         if (at < 0 || at >= b->length)
             return -1;
-        memcpy(b->here + text * size, b->x + text * b->x_text + at * size, size * sizeof(float));
+        widened(b->texts[text], at, size, b->half, b->here + text * size);
     }
     float *turned = room_for(size * kv_wide);
     if (!turned)
         return 0;
     rms_norm(b->here, b->attn_norm, a->batch, size, b->attn_eps, b->asked, b->here_by);
     times(b->asked, a->batch, b->qkv, size, wide, b->queries, 0, threads);
-    normed(b->x, b->x_text, a, b->attn_eps, 0, b->plain, threads);
+    normed_texts(b->texts, b->half, a, b->attn_eps, b->plain, threads);
     turn_round(key_weight(b), kv_wide, size, b->attn_norm, turned, threads);
     times(b->plain, n, turned, kv_wide, size, b->keys, 1, threads);
     free(turned);

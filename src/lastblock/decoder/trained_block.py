@@ -57,25 +57,29 @@ _WANTED = (
 )
 
 
-class _Block(ctypes.Structure):
+class BlockAt(ctypes.Structure):
+    """What the kernels are told of the block and its texts, and where they put what comes about."""
+
     _fields_ = (
         ("seen", OneToken),
-        *((name, ctypes.c_void_p) for name in ("x", *Weights._fields)),
-        *((name, ctypes.c_int64) for name in ("x_text", "length", "inner")),
-        *((name, ctypes.c_int32) for name in ("activation", "gated")),
+        *((name, ctypes.c_void_p) for name in ("texts", *Weights._fields)),
+        *((name, ctypes.c_int64) for name in ("length", "inner")),
+        *((name, ctypes.c_int32) for name in ("activation", "gated", "half")),
         *((name, ctypes.c_float) for name in ("attn_eps", "mlp_eps")),
         *((name, ctypes.c_void_p) for name in _ON_THE_WAY),
     )
 
 
-class _Wanted(ctypes.Structure):
+class Wanted(ctypes.Structure):
+    """Where they find, and put, what is wanted of that."""
+
     _fields_ = tuple((name, ctypes.c_void_p) for name in _WANTED)
 
 
 def can_run(x: Tensor, weights: Weights) -> bool:
     """Whether ``run_at`` takes states x (B, T, C): frozen, of few texts, and all in float32."""
-    of_few = len(x) <= few_rows.MOST_ROWS and few_rows.can_read(x)
-    return of_few and all(few_rows.can_multiply(x[:, 0], of) for of in weights)
+    of_few = 0 < len(x) <= few_rows.MOST_ROWS and few_rows.can_read(x)
+    return of_few and few_rows.can_multiply_by(weights)
 
 
 def run_at(
@@ -108,26 +112,28 @@ class _RunAt(torch.autograd.Function):
         ctx: Any, x: Tensor, seen: Seen, shape: Shape, rotary: Pair | None, *given: Tensor
     ) -> Tensor:
         weights, heads = Weights(*given), shape.heads
-        batch, size, inner = len(x), x.shape[2], weights.down.shape[1]
+        batch, length, size = x.shape
+        rows, inner = len(seen), weights.down.shape[1]
         wide, kv_wide = heads.heads * heads.dim, heads.kv_heads * heads.dim
         sizes = {
             **dict.fromkeys(("here", "asked", "middle", "read", "y"), (batch, size)),
             **dict.fromkeys(("here_by", "middle_by"), (batch,)),
             **dict.fromkeys(("queries", "values"), (batch, wide)),
             **dict.fromkeys(("means", "scaled"), (batch, heads.heads, size)),
-            "plain": (len(seen), size),
-            "keys": (len(seen), kv_wide),
-            "shares": (len(seen), heads.heads),
+            "plain": (rows, size),
+            "keys": (rows, kv_wide),
+            "shares": (rows, heads.heads),
             "opened": (batch, len(weights.into)),
             "closed": (batch, inner),
         }
         made = {name: x.new_empty(sizes[name]) for name in _ON_THE_WAY}
         tables = () if rotary is None else tuple(of.contiguous() for of in rotary)
-        said = _Block(
+        step = x.stride(0) * x.itemsize
+        texts = (ctypes.c_void_p * batch)(*(x.data_ptr() + i * step for i in range(batch)))
+        said = BlockAt(
             seen=seen.said(heads.heads, heads.kv_heads, heads.dim, size, heads.scale, tables),
-            x=x.data_ptr(),
-            x_text=x.stride(0),
-            length=x.shape[1],
+            texts=ctypes.addressof(texts),
+            length=length,
             inner=inner,
             activation=kernels.ACTIVATIONS[shape.activation],
             gated=shape.gated,
@@ -157,7 +163,7 @@ class _RunAt(torch.autograd.Function):
         of |= {name: torch.empty_like(getattr(weights, name)) for name in ("attn_norm", "mlp_norm")}
         wide, kv_wide = heads.heads * heads.dim, heads.kv_heads * heads.dim
         of["key_weight"], of["y"] = wanted.new_empty(kv_wide, wanted.shape[1]), wanted.contiguous()
-        said = _Wanted(**_addresses(of))
+        said = Wanted(**_addresses(of))
         _call("block_at_back", ctypes.addressof(ctx.said), ctypes.addressof(said))
 
         qkv = [
