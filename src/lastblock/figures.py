@@ -2,15 +2,24 @@
 
 Each is drawn once in fixed colours, as a PNG for the model card and as SVG for the page, where
 the colours become the page's own, which differ in the dark. Knows no model and no files.
+
+``python -m lastblock.figures`` draws those of a report that it is given; see ``Beside``.
 """
 
 from __future__ import annotations
 
+import base64
 import io
+import json
 import re
+import subprocess
+import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +30,8 @@ if TYPE_CHECKING:
 
 Facts = Mapping[str, Any]
 Point = Mapping[str, float | None]
+# Begins to draw a report's pictures, and returns what waits for them: see ``here``.
+Draw = Callable[[Facts, str, Sequence[str]], Callable[[], "Pictures"]]
 
 INK, MUTED, LINE = "#1d1d22", "#6b6a72", "#dddad2"
 ACCENT, SECOND, THIRD = "#3246c8", "#c2571a", "#2a8a6a"
@@ -39,6 +50,91 @@ MOST_CURVES = 4
 _LEAST_COVERED = 20
 # A confusion matrix of more classes is shown without its numbers.
 _MOST_NUMBERS = 20
+# Seconds that another process may take for a report's pictures, which take two.
+_PATIENCE = 120
+
+
+class Pictures(NamedTuple):
+    """Those of a report, by name: parts of a page, and files."""
+
+    svg: dict[str, str]
+    png: dict[str, bytes]
+
+
+def pictures(report: Facts, part: str, files: Sequence[str]) -> Pictures:
+    """All that ``draw`` draws, and those that are named in ``files`` as files too."""
+    drawn = dict(draw(report, part))
+    as_files = {name: png(drawn[name]) for name in files if name in drawn}
+    return Pictures({name: inline_svg(figure) for name, figure in drawn.items()}, as_files)
+
+
+def here(report: Facts, part: str, files: Sequence[str]) -> Callable[[], Pictures]:
+    """What draws a report's ``pictures`` when it is called."""
+    return partial(pictures, report, part, files)
+
+
+class Beside:
+    """Draws a report's pictures in a process of its own, one report's in all.
+
+    To import matplotlib and to draw takes a core two seconds. The process begins with the first as
+    soon as it is started, long before there is a report, and draws while the caller goes on. Where
+    it fails, or cannot be started, pictures are drawn here. It ends with the ``with`` that it is
+    in, or with its caller.
+    """
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        if sys.executable:
+            # -P, as nothing is to be imported from where the user happens to be.
+            command = [sys.executable, "-P", "-m", "lastblock.figures"]
+            pipe, nowhere = subprocess.PIPE, subprocess.DEVNULL
+            with suppress(OSError):
+                self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=nowhere)
+
+    def __enter__(self) -> Beside:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._process is not None:
+            with self._process:  # which waits for it, and closes what leads to it
+                self._process.kill()
+
+    def __call__(self, report: Facts, part: str, files: Sequence[str]) -> Callable[[], Pictures]:
+        """As ``here``, but that drawing begins at once; a report is what JSON can say."""
+        draw_here, process = here(report, part, files), self._process
+        if process is None or process.stdin is None:
+            return draw_here
+        with suppress(OSError), process.stdin as said:
+            said.write(json.dumps([report, part, files]).encode())
+        process.stdin = None
+
+        def wait() -> Pictures:
+            try:
+                drawn = json.loads(process.communicate(timeout=_PATIENCE)[0])
+            except (ValueError, subprocess.TimeoutExpired):
+                return draw_here()
+            as_files = {name: base64.b64decode(file) for name, file in drawn["png"].items()}
+            return Pictures(drawn["svg"], as_files)
+
+        return wait
+
+
+def _draw_what_is_said() -> None:
+    """The process that ``Beside`` starts."""
+    import matplotlib.backends.backend_agg
+    import matplotlib.backends.backend_svg
+    import matplotlib.figure  # noqa: F401
+
+    said = sys.stdin.buffer.read()
+    if said:  # else there was no report to be drawn
+        drawn = pictures(*json.loads(said))
+        files = {name: base64.b64encode(file).decode() for name, file in drawn.png.items()}
+        sys.stdout.write(json.dumps({"svg": drawn.svg, "png": files}))
 
 
 def draw(report: Facts, part: str) -> Iterator[tuple[str, Figure]]:
@@ -396,3 +492,7 @@ def _save(figure: Figure, **how: Any) -> bytes:
             figure.set_layout_engine("none")  # what was found stays, however it is drawn next
         figure.savefig(buffer, **how)
     return buffer.getvalue()
+
+
+if __name__ == "__main__":
+    _draw_what_is_said()

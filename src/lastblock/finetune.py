@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lastblock import checkpoint, tracking
+from lastblock import checkpoint, figures, tracking
 from lastblock.baseline import fit_baseline, out_of_fold_probabilities
 from lastblock.calibration import CALIBRATE_FROM
 from lastblock.config import NO_SEPARATOR, DataConfig, ReadOptions, RunConfig
@@ -92,8 +92,10 @@ class FinetuneResult:
     folder: Path | None
 
 
-def finetune(config: RunConfig, progress: Progress | None = None) -> FinetuneResult:
-    """Train a classifier on a data file and save it with its report.
+def finetune(
+    config: RunConfig, progress: Progress | None = None, draw: figures.Draw = figures.here
+) -> FinetuneResult:
+    """Train a classifier on a data file and save it with its report, whose pictures are ``draw``'s.
 
     Raises:
         LastblockError: with one line that says what, where and what to do.
@@ -147,7 +149,7 @@ def finetune(config: RunConfig, progress: Progress | None = None) -> FinetuneRes
             _write_predictions(folder / PREDICTIONS, "part", judged, names)
             if out is not None:
                 _write_predictions(folder / OUT_OF_FOLD, "fold", *out)
-            write_report(folder, report, classifier.history_, others=weights)
+            write_report(folder, report, classifier.history_, others=weights, draw=draw)
     if config.log_to is not None:
         name = Path(config.output or examples.source).name
         tracking.log(config.log_to, name, report, classifier.history_)

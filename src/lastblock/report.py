@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from markupsafe import Markup, escape
@@ -27,6 +27,9 @@ from lastblock import figures
 from lastblock.decoder.catalog import MODELS
 from lastblock.evaluation import History, evaluate
 from lastblock.explanation import Explanation, Piece, marked
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 Report = Mapping[str, Any]
 Scores = Mapping[str, Any]
@@ -58,37 +61,42 @@ HUB_NAMES = {"smollm2-135m-instruct": "HuggingFaceTB/SmolLM2-135M-Instruct"}
 
 
 def write_report(
-    folder: Path, report: dict[str, Any], history: History, others: Future[None] | None = None
+    folder: Path,
+    report: dict[str, Any],
+    history: History,
+    others: Future[None] | None = None,
+    draw: figures.Draw = figures.here,
 ) -> None:
     """Write report.json, figures, README.md and report.html into an existing folder.
 
     ``report`` holds what docs/report.md describes, but for what is added here: "majority" (scores
     of always giving the training part's class shares), "size_bytes" (of the files in the folder)
     and "history". Numbers that are not finite become null. ``others``: the writing of the folder's
-    other files, if that still goes on.
+    other files, if that still goes on. ``draw``: who draws the pictures.
     """
     full = _complete(report, history)
-    drawn = dict(figures.draw(full, _judged_part(full)))
-    for name in CARD_FIGURES:
-        if name in drawn:
-            _write(folder / "figures" / f"{name}.png", figures.png(drawn[name]))
-    pictures = {name: figures.inline_svg(figure) for name, figure in drawn.items()}
+    drawn = draw(full, _judged_part(full), CARD_FIGURES)
     if others is not None:
         others.result()
     full["size_bytes"] = _sizes(folder)
     text = json.dumps(full, indent=2, ensure_ascii=False, allow_nan=False)
     _write(folder / "report.json", text + "\n")
-    facts = _facts(full)
-    _write(folder / "README.md", _render("card.md", figures=drawn, **facts))
+    facts, card, page = _facts(full), _template("card.md"), _template("report.html")
+    pictures, files = drawn()
+    for name, file in files.items():
+        _write(folder / "figures" / f"{name}.png", file)
+    _write(folder / "README.md", card.render(figures=pictures, **facts))
     # A small confusion matrix is a table in the page, with text that can be read and copied.
     if len(facts["classes"]) <= MOST_CELLS:
         pictures.pop("confusion", None)
-    _write(folder / "report.html", _render("report.html", figures=pictures, **facts))
+    _write(folder / "report.html", page.render(figures=pictures, **facts))
 
 
 def explanation_page(explanations: Sequence[Explanation]) -> str:
     """A page, in HTML, that shows why each text has its label."""
-    return _render("explanation.html", explanations=explanations, version=version("lastblock"))
+    return _template("explanation.html").render(
+        explanations=explanations, version=version("lastblock")
+    )
 
 
 def learning_curve_page(found: Report) -> str:
@@ -96,7 +104,9 @@ def learning_curve_page(found: Report) -> str:
     picture = figures.inline_svg(figures.learning_curve(found["curves"]))
     curves = zip(found["curves"]["ours"], found["curves"]["baseline"], strict=True)
     facts = {**found, "source": Path(found["data"]).name, "rows": list(curves)}
-    return _render("learning_curve.html", **facts, picture=picture, version=version("lastblock"))
+    return _template("learning_curve.html").render(
+        **facts, picture=picture, version=version("lastblock")
+    )
 
 
 def search_page(found: Report) -> str:
@@ -105,8 +115,7 @@ def search_page(found: Report) -> str:
     drawn = {"trials": figures.trials(values, found["metric"], found["metric"] == "loss")}
     if found["importance"]:
         drawn["importance"] = figures.importance(found["importance"])
-    return _render(
-        "search.html",
+    return _template("search.html").render(
         **found,
         source=_source(found["report"]),
         table=summary_table(found["report"]),
@@ -471,12 +480,12 @@ def _licence(model: str) -> str | None:
 # ------------------------------------------------------------------------------ writing
 
 
-def _render(template: str, **facts: Any) -> str:
+def _template(name: str) -> Template:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=template.endswith(".html"),
+        autoescape=name.endswith(".html"),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -495,7 +504,7 @@ def _render(template: str, **facts: Any) -> str:
         "soft": _soft,
         "words": lambda name: str(name).replace("_", " "),
     }
-    return environment.get_template(template).render(**facts)
+    return environment.get_template(name)
 
 
 def _write(path: Path, content: str | bytes) -> None:

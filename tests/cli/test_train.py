@@ -53,7 +53,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[RunConfig]:
     finetune: Any = types.ModuleType("lastblock.finetune")
     checkpoint: Any = types.ModuleType("lastblock.checkpoint")
 
-    def train(config: RunConfig, progress: Any) -> Any:
+    def train(config: RunConfig, progress: Any, draw: Any) -> Any:
         configs.append(config)
         progress.say("1,494 rows")
         return types.SimpleNamespace(report=REPORT, folder=Path(str(config.output)))

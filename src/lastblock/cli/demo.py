@@ -20,11 +20,13 @@ def demo(
     ] = Path("demo-model"),
 ) -> None:
     """Train a spam classifier on public data and try it on two messages."""
-    from lastblock.checkpoint import load
-    from lastblock.cli.predict import classify, print_predictions
     from lastblock.cli.train import run
 
     run(RunConfig(data=DataConfig(data="sms-spam", balance="undersample"), output=str(output)))
+
+    from lastblock.checkpoint import load
+    from lastblock.cli.predict import classify, print_predictions
+
     print("\nTwo messages, judged by the model as loaded from its folder:\n")
     print_predictions(classify(load(output), [SPAM, HAM]))
     print(f'\nTry your own: lastblock predict {output} "some text"')

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -169,13 +171,17 @@ def train(
 
 def run(config: RunConfig) -> None:
     """Train as configured; print the scores, the settings, the time taken and the folder."""
+    from lastblock import figures
     from lastblock.runtime import without_collecting
 
-    with without_collecting():
-        from lastblock.cli.progress import make_progress
-        from lastblock.cli.tables import print_report
-        from lastblock.finetune import finetune
+    # What is to be imported for pictures is imported beside the rest, if any of that lies ahead.
+    beside = figures.Beside() if "torch" not in sys.modules else nullcontext(figures.here)
+    with beside as draw:
+        with without_collecting():
+            from lastblock.cli.progress import make_progress
+            from lastblock.cli.tables import print_report
+            from lastblock.finetune import finetune
 
-    result = finetune(config, make_progress())
+        result = finetune(config, make_progress(), draw)
     print_report(result.report)
     print(f"saved     {result.folder}, all about it in {result.folder}/report.html")
