@@ -1,8 +1,15 @@
 """Pictures drawn in a process of their own are those that are drawn here, and never missing."""
 
+import json
+import os
+import shutil
+import signal
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from subprocess import Popen
 
 import pytest
 from reports import full_report, history, report
@@ -25,60 +32,104 @@ def test_pictures_drawn_beside_are_those_drawn_here(tmp_path: Path, names: tuple
         assert (folders[0] / file).read_bytes() == (folders[1] / file).read_bytes(), file
 
 
-def _begin(beside: figures.Beside) -> figures.Pictures:
-    facts = {**report(), "history": history().to_dict()}
-    return beside(facts, "test", CARD_FIGURES)()
+FACTS = {**report(), "history": history().to_dict()}
 
 
-def test_whoever_cannot_draw_beside_draws_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    started = subprocess.Popen
+def _drawn(beside: figures.Beside) -> figures.Pictures:
+    return beside(FACTS, "test", CARD_FIGURES)()
 
-    def instead(code: str) -> object:
-        return lambda _, **how: started([sys.executable, "-c", code], **how)
 
-    def refused(*_: object, **__: object) -> None:
-        raise OSError("no more processes")
+@pytest.fixture(scope="module")
+def expected() -> figures.Pictures:
+    return figures.pictures(FACTS, "test", CARD_FIGURES)
 
-    facts = {**report(), "history": history().to_dict()}
-    expected = figures.pictures(facts, "test", CARD_FIGURES)
-    ways = (
-        refused,
-        instead("raise SystemExit(1)"),
-        instead("import sys; sys.stdin.read(); print('{')"),
-        instead("import sys; sys.stdin.close(); sys.stdout.close()"),
-    )
-    for way in ways:
-        monkeypatch.setattr(subprocess, "Popen", way)
-        with figures.Beside() as beside:
-            assert _begin(beside) == expected
-    monkeypatch.setattr(subprocess, "Popen", instead("import time; time.sleep(60)"))
-    monkeypatch.setattr(figures, "_PATIENCE", 0.1)
+
+def _refused(*_: object, **__: object) -> None:
+    raise OSError("no more processes")
+
+
+def _instead(code: str) -> Callable[..., object]:
+    return partial(lambda start, _, **how: start([sys.executable, "-c", code], **how), Popen)
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        _refused,
+        _instead("raise SystemExit(1)"),
+        _instead("import sys; sys.stdin.read(); print('{')"),
+        _instead("import sys; sys.stdin.close(); sys.stdout.close()"),
+    ],
+    ids=["cannot be started", "fails", "says half of it", "listens to nothing"],
+)
+def test_what_is_not_drawn_beside_is_drawn_here(
+    way: Callable[..., object], expected: figures.Pictures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subprocess, "Popen", way)
     with figures.Beside() as beside:
-        assert _begin(beside) == expected
-    monkeypatch.setattr(subprocess, "Popen", started)
+        assert _drawn(beside) == expected
+
+
+def test_an_unknown_interpreter_draws_here(
+    expected: figures.Pictures, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sys, "executable", "")
     with figures.Beside() as beside:
-        assert _begin(beside) == expected
+        assert _drawn(beside) == expected
 
 
-def test_the_other_process_does_not_outlive_its_use() -> None:
-    """However that ends, and where there was nothing to be drawn."""
+def test_nobody_waits_for_a_process_that_hangs(
+    expected: figures.Pictures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even to tell it what to draw: that is more than a pipe takes in one go."""
+    monkeypatch.setattr(subprocess, "Popen", _instead("import time; time.sleep(600)"))
+    monkeypatch.setattr(figures, "_PATIENCE", 0.1)
+    monkeypatch.setattr(figures, "_MOMENT", 0.1)
+    facts = {**FACTS, "more": "x" * 1_000_000}
+    with figures.Beside() as beside:
+        assert beside(facts, "test", CARD_FIGURES)() == expected
+    assert beside._process is not None
+    assert beside._process.returncode == -signal.SIGKILL
     with figures.Beside() as unused:
         assert unused._process is not None
-    assert unused._process.returncode is not None
-    with pytest.raises(KeyboardInterrupt), figures.Beside() as interrupted:
-        raise KeyboardInterrupt
-    assert interrupted._process is not None
-    assert interrupted._process.returncode is not None
+    assert unused._process.returncode == -signal.SIGKILL
 
 
-def test_nothing_is_imported_from_where_the_user_is(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("json", "matplotlib", "lastblock", "numpy"):
-        (tmp_path / f"{name}.py").write_text("raise SystemExit('imported')")
-    monkeypatch.chdir(tmp_path)
-    with figures.Beside() as beside:
-        assert _begin(beside).svg
-        assert beside._process is not None
-        assert beside._process.returncode == 0
+def test_without_pictures_the_other_process_ends_by_itself(tmp_path: Path) -> None:
+    """Killed, it could leave its folder behind, or the list of fonts locked."""
+    code = (
+        "from lastblock import figures; import sys\n"
+        "try:\n    with figures.Beside() as beside:\n        raise KeyboardInterrupt\n"
+        "except KeyboardInterrupt:\n    sys.exit(beside._process.returncode)"
+    )
+    nowhere = dict.fromkeys(("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME"), "/proc/nowhere")
+    environment = {**os.environ, **nowhere, "TMPDIR": str(tmp_path)}
+    environment.pop("MPLCONFIGDIR", None)
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+    assert not any(tmp_path.iterdir())
+
+
+def test_it_is_this_lastblock_that_draws(tmp_path: Path) -> None:
+    """Not an installed one, nor what lies in the user's folder, or where PYTHONPATH says."""
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    package = Path(figures.__file__).parent
+    ignored = shutil.ignore_patterns("__pycache__", "*.so")
+    shutil.copytree(package, ours / "lastblock", ignore=ignored)
+    copy = ours / "lastblock" / "figures.py"
+    copy.write_text(copy.read_text().replace("(5.2, 3.3)", "(6.2, 3.3)"))
+    theirs.mkdir()
+    for name in ("json", "matplotlib", "lastblock", "numpy", "sitecustomize"):
+        (theirs / f"{name}.py").write_text("raise SystemExit('imported')")
+    facts = tmp_path / "facts.json"
+    facts.write_text(json.dumps(FACTS))
+    code = (
+        f"import sys; sys.path.insert(0, {str(ours)!r})\n"
+        "from lastblock import figures; import json\n"
+        f"facts = json.load(open({str(facts)!r}))\n"
+        "with figures.Beside() as beside:\n    drawn = beside(facts, 'test', [])()\n"
+        "assert beside._process.returncode == 0\n"
+        "assert drawn == figures.pictures(facts, 'test', [])\n"
+        "assert 'viewBox=\"0 0 446.4 ' in drawn.svg['loss'], drawn.svg['loss'][:200]"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(theirs)}
+    subprocess.run([sys.executable, "-I", "-c", code], cwd=theirs, env=environment, check=True)

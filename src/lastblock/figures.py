@@ -3,7 +3,7 @@
 Each is drawn once in fixed colours, as a PNG for the model card and as SVG for the page, where
 the colours become the page's own, which differ in the dark. Knows no model and no files.
 
-``python -m lastblock.figures`` draws those of a report that it is given; see ``Beside``.
+As a program it draws those of a report that it is given; see ``Beside``.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from types import TracebackType
@@ -52,6 +53,8 @@ _LEAST_COVERED = 20
 _MOST_NUMBERS = 20
 # Seconds that another process may take for a report's pictures, which take two.
 _PATIENCE = 120
+# And for coming to its end once there is nothing to draw.
+_MOMENT = 5
 
 
 class Pictures(NamedTuple):
@@ -84,9 +87,13 @@ class Beside:
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
+        self._answer: Future[tuple[bytes, bytes]] | None = None
+        self._thread = ThreadPoolExecutor(1)
         if sys.executable:
-            # -P, as nothing is to be imported from where the user happens to be.
-            command = [sys.executable, "-P", "-m", "lastblock.figures"]
+            # This very file, and what it imports from where it is imported from here.
+            code = "import runpy, sys; sys.path[:] = sys.argv[2:]; "
+            code += "runpy.run_path(sys.argv[1], run_name='__main__')"
+            command = [sys.executable, "-I", "-c", code, __file__, *sys.path]
             pipe, nowhere = subprocess.PIPE, subprocess.DEVNULL
             with suppress(OSError):
                 self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=nowhere)
@@ -101,22 +108,31 @@ class Beside:
         trace: TracebackType | None,
     ) -> None:
         if self._process is not None:
-            with self._process:  # which waits for it, and closes what leads to it
+            # Told that there is nothing to draw, it ends by itself. Killed while it imports
+            # matplotlib, it could leave files behind that lock others out.
+            if self._answer is None:
+                self._answer = self._thread.submit(self._process.communicate)
+            try:
+                with suppress(TimeoutError):
+                    self._answer.exception(_MOMENT)
+            finally:
                 self._process.kill()
+        self._thread.shutdown()
 
     def __call__(self, report: Facts, part: str, files: Sequence[str]) -> Callable[[], Pictures]:
         """As ``here``, but that drawing begins at once; a report is what JSON can say."""
         draw_here, process = here(report, part, files), self._process
-        if process is None or process.stdin is None:
+        if process is None or self._answer is not None:
             return draw_here
-        with suppress(OSError), process.stdin as said:
-            said.write(json.dumps([report, part, files]).encode())
-        process.stdin = None
+        said = json.dumps([report, part, files]).encode()
+        # By a thread, as it may still import, and what is said be more than a pipe takes meanwhile.
+        answer = self._answer = self._thread.submit(process.communicate, said)
 
         def wait() -> Pictures:
             try:
-                drawn = json.loads(process.communicate(timeout=_PATIENCE)[0])
-            except (ValueError, subprocess.TimeoutExpired):
+                drawn = json.loads(answer.result(_PATIENCE)[0])
+            except (OSError, ValueError):  # of which a timeout is one
+                process.kill()
                 return draw_here()
             as_files = {name: base64.b64decode(file) for name, file in drawn["png"].items()}
             return Pictures(drawn["svg"], as_files)
