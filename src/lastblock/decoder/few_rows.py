@@ -141,7 +141,7 @@ def _product(x: Tensor, weight: Tensor, back: bool) -> Tensor:
         *(x.data_ptr(), weight.data_ptr(), y.data_ptr()),
         *(len(x), size, out, x.stride(0), y.stride(0), 1, 0, 0, 1),
     )
-    _library().multiply(ctypes.addressof(said), back, torch.get_num_threads())
+    kernels.loaded().multiply(ctypes.addressof(said), back, torch.get_num_threads())
     return y
 
 
@@ -237,7 +237,7 @@ def _by_head(x: Tensor, weight: Tensor, y: Tensor, shared: int, back: bool) -> N
         *(x.data_ptr(), weight.data_ptr(), y.data_ptr()),
         *(batch, into, out, x.stride(0), y.stride(0), heads, size, wide, shared),
     )
-    _library().multiply(ctypes.addressof(said), back, torch.get_num_threads())
+    kernels.loaded().multiply(ctypes.addressof(said), back, torch.get_num_threads())
 
 
 def some_rows(weight: Tensor, rows: Rows) -> Tensor:
@@ -299,7 +299,7 @@ class _RMSNorm(torch.autograd.Function):
         x, factor = x.contiguous(), factor.contiguous()
         y, by = torch.empty_like(x), x.new_empty(x.shape[:-1])
         sizes = by.numel(), x.shape[-1]
-        _library().rms_norm(*_addresses(x, factor), *sizes, eps, *_addresses(y, by))
+        kernels.loaded().rms_norm(*_addresses(x, factor), *sizes, eps, *_addresses(y, by))
         ctx.save_for_backward(x, factor, by)
         return y
 
@@ -309,7 +309,9 @@ class _RMSNorm(torch.autograd.Function):
         x, factor, by = ctx.saved_tensors
         wanted, of_x, of_factor = wanted.contiguous(), torch.empty_like(x), torch.empty_like(factor)
         given = _addresses(x, factor, by, wanted)
-        _library().rms_norm_back(*given, by.numel(), x.shape[-1], *_addresses(of_x, of_factor))
+        kernels.loaded().rms_norm_back(
+            *given, by.numel(), x.shape[-1], *_addresses(of_x, of_factor)
+        )
         return of_x, of_factor, None
 
 
@@ -327,7 +329,9 @@ class _Activate(torch.autograd.Function):
         ctx.save_for_backward(x)
         ctx.how = x.numel() // x.shape[-1], size, kernels.ACTIVATIONS[activation], gated
         y = x.new_empty(*x.shape[:-1], size)
-        _library().activate(x.data_ptr(), None, *ctx.how, y.data_ptr(), torch.get_num_threads())
+        kernels.loaded().activate(
+            x.data_ptr(), None, *ctx.how, y.data_ptr(), torch.get_num_threads()
+        )
         return y
 
     @staticmethod
@@ -336,7 +340,7 @@ class _Activate(torch.autograd.Function):
         (x,), wanted = ctx.saved_tensors, wanted.contiguous()
         of_x = torch.empty_like(x)
         given = x.data_ptr(), wanted.data_ptr(), *ctx.how, of_x.data_ptr()
-        _library().activate(*given, torch.get_num_threads())
+        kernels.loaded().activate(*given, torch.get_num_threads())
         return of_x, None, None
 
 
@@ -351,7 +355,7 @@ def padded(texts: Sequence[Tensor]) -> Tensor:
     addresses = (ctypes.c_void_p * len(texts))(*[of.data_ptr() for of in texts])
     sizes = (ctypes.c_int64 * len(texts))(*[row * of for of in rows])
     said = addresses, sizes, len(texts), room, together.data_ptr()
-    _library().pad(*said, torch.get_num_threads())
+    kernels.loaded().pad(*said, torch.get_num_threads())
     return together
 
 
@@ -425,7 +429,7 @@ def adamw(each: Sequence[Moments]) -> None:
             begin = rows.first * row
             steps.append(_Step(*(at + begin for at in changed), written, *product, *of.size))
     together = (_Step * len(steps))(*steps)
-    _library().adamw(ctypes.addressof(together), len(steps), torch.get_num_threads())
+    kernels.loaded().adamw(ctypes.addressof(together), len(steps), torch.get_num_threads())
 
 
 def _by_rows(of: Moments) -> list[tuple[Rows, list[Left], Tensor | None]]:
@@ -550,7 +554,7 @@ def normed(x: Tensor, seen: Seen, eps: float, centred: bool) -> Tensor:
     y = x.new_empty(len(seen), x.shape[2])
     said = seen.said(1, 1, 2, x.shape[2], 1.0)
     at = x.data_ptr(), x.stride(0), ctypes.addressof(said), eps, centred, y.data_ptr()
-    _library().normed(*at, torch.get_num_threads())
+    kernels.loaded().normed(*at, torch.get_num_threads())
     return y
 
 
@@ -590,7 +594,7 @@ class _AttendFrom(torch.autograd.Function):
         ctx.seen, ctx.scale = seen, scale
         said = _told(q, k, states, seen, scale, tables)
         at = ctypes.addressof(said), shares.data_ptr(), means.data_ptr()
-        if not _library().attend_from(*at, torch.get_num_threads()):
+        if not kernels.loaded().attend_from(*at, torch.get_num_threads()):
             raise MemoryError
         return means
 
@@ -601,7 +605,9 @@ class _AttendFrom(torch.autograd.Function):
         wanted, of_q, of_k = wanted.contiguous(), torch.empty_like(q), torch.empty_like(k)
         said = _told(q, k, states, ctx.seen, ctx.scale, tables)
         at = (of.data_ptr() for of in (shares, wanted, of_q, of_k))
-        if not _library().attend_from_back(ctypes.addressof(said), *at, torch.get_num_threads()):
+        if not kernels.loaded().attend_from_back(
+            ctypes.addressof(said), *at, torch.get_num_threads()
+        ):
             raise MemoryError
         return of_q, of_k, None, None, None, None
 
@@ -612,9 +618,3 @@ def _told(
     said = seen.said(q.shape[1], k.shape[1], q.shape[2], states.shape[1], scale, tables)
     said.queries, said.keys, said.states = q.data_ptr(), k.data_ptr(), states.data_ptr()
     return said
-
-
-def _library() -> ctypes.CDLL:
-    library = kernels.library()
-    assert library is not None
-    return library

@@ -124,6 +124,13 @@ def available() -> bool:
     return library() is not None
 
 
+def loaded() -> ctypes.CDLL:
+    """The ``library`` where it is ``available``."""
+    found = library()
+    assert found is not None
+    return found
+
+
 @cache
 def have_faster_products() -> bool:
     """Whether products of float32 are faster in C however many rows they have, not of few alone."""
@@ -429,5 +436,5 @@ def _point_to(said: _Attention, rotary: Pair | None, before: Pair | None) -> lis
 
 
 def _call(name: str, *arguments: float | None) -> None:
-    if not getattr(library(), name)(*arguments, torch.get_num_threads()):
+    if not getattr(loaded(), name)(*arguments, torch.get_num_threads()):
         raise MemoryError

@@ -142,7 +142,7 @@ class _RunAt(torch.autograd.Function):
             **_addresses(weights._asdict()),
             **_addresses(made),
         )
-        _call("block_at", ctypes.addressof(said))
+        call("block_at", ctypes.addressof(said))
         y = made.pop("y")
         # What addresses point to is to stay till then, and no longer.
         behind = x, seen.starts, seen.first, seen.position, *tables
@@ -164,7 +164,7 @@ class _RunAt(torch.autograd.Function):
         wide, kv_wide = heads.heads * heads.dim, heads.kv_heads * heads.dim
         of["key_weight"], of["y"] = wanted.new_empty(kv_wide, wanted.shape[1]), wanted.contiguous()
         said = Wanted(**_addresses(of))
-        _call("block_at_back", ctypes.addressof(ctx.said), ctypes.addressof(said))
+        call("block_at_back", ctypes.addressof(ctx.said), ctypes.addressof(said))
 
         qkv = [
             Left(Rows(0, wide), of["queries"], made["asked"]),
@@ -197,10 +197,14 @@ def _addresses(of: Mapping[str, Tensor]) -> dict[str, int]:
     return {name: tensor.data_ptr() for name, tensor in of.items()}
 
 
-def _call(name: str, *arguments: int) -> None:
-    library = kernels.library()
-    assert library is not None
-    done = getattr(library, name)(*arguments, torch.get_num_threads())
+def call(name: str, *arguments: int) -> None:
+    """One of the C functions that answer as ``block_at`` does.
+
+    Raises:
+        IndexError: a text has no such position.
+        MemoryError: there was none for what comes about.
+    """
+    done = getattr(kernels.loaded(), name)(*arguments, torch.get_num_threads())
     if done < 0:
         raise IndexError("a text has no token at the position asked for")
     if not done:

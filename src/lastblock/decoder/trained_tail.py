@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Sequence
-from itertools import accumulate
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from lastblock.decoder import few_rows, kernels
-from lastblock.decoder.few_rows import Pair, StepSize
-from lastblock.decoder.trained_block import BlockAt, Shape, Wanted, Weights
+from lastblock.decoder.few_rows import Pair, Seen, StepSize
+from lastblock.decoder.trained_block import BlockAt, Shape, Wanted, Weights, call
 
 
 class Tail(NamedTuple):
@@ -83,17 +82,13 @@ class TailSteps:
             rotary: of so many positions cos and sin, each (T, D), if they are rotated in.
             skipped: how many of a text's first rows are no token's.
         """
-        heads, block = shape.heads, tail.block
-        self.weights = tail.weights
-        self._window, self._rotary, self._skipped = heads.window, rotary, skipped
+        self.weights, self._heads = tail.weights, shape.heads
+        self._rotary, self._skipped, self._size = rotary, skipped, len(tail.norm)
         self._said = said = _Tail(norm_eps=norm_eps, classes=len(tail.bias))
-        said.block.inner = block.down.shape[1]
+        said.block.inner = tail.block.down.shape[1]
         said.block.activation = kernels.ACTIVATIONS[shape.activation]
         said.block.gated = shape.gated
         said.block.attn_eps, said.block.mlp_eps = shape.attn_eps, shape.mlp_eps
-        seen = said.block.seen
-        seen.heads, seen.kv_heads, seen.dim = heads.heads, heads.kv_heads, heads.dim
-        seen.size, seen.scale = block.qkv.shape[1], heads.scale
         self._kept: tuple[object, ...] = ()
 
     @staticmethod
@@ -119,35 +114,29 @@ class TailSteps:
             IndexError: a text has no token.
             MemoryError: there is none for what comes about on the way.
         """
-        said, library = self._said, _library()
-        block, seen, batch = said.block, said.block.seen, len(texts)
+        said, library = self._said, kernels.loaded()
+        block, heads, batch = said.block, self._heads, len(texts)
         lengths = [of.shape[0] - self._skipped for of in texts]
         if min(lengths) < 1:
             raise IndexError("a text has no token to be asked for")
         begin = self._skipped * texts[0].stride(0) * texts[0].itemsize
         begins = (ctypes.c_void_p * batch)(*(of.data_ptr() + begin for of in texts))
-        first = [0 if self._window is None else max(0, n - self._window) for n in lengths]
-        numbers = ctypes.c_int64 * batch
-        of_seen = [n - begin for n, begin in zip(lengths, first, strict=True)]
-        starts = (ctypes.c_int64 * (batch + 1))(0, *accumulate(of_seen))
-        arrays = begins, starts, numbers(*first), numbers(*(n - 1 for n in lengths))
-        block.texts, seen.starts, seen.first, seen.position = (
-            ctypes.addressof(of) for of in arrays
-        )
+        block.texts = ctypes.addressof(begins)
         block.half, block.length = texts[0].dtype == torch.bfloat16, max(lengths)
-        seen.batch = batch
-        tables = self._rotary(block.length)
-        seen.cos, seen.sin = (None, None) if tables is None else (of.data_ptr() for of in tables)
+        seen = Seen.of(torch.tensor(lengths) - 1, block.length, heads.causal, heads.window)
+        tables = self._rotary(block.length) or ()
+        block.seen = seen.said(
+            heads.heads, heads.kv_heads, heads.dim, self._size, heads.scale, tables
+        )
         for moved, weight in zip(said.moved, self.weights, strict=True):
             moved.weight = weight.data_ptr()
 
         said_at = ctypes.addressof(said)
         room = torch.empty(library.tail_room(said_at, None), dtype=torch.float32)
         library.tail_room(said_at, room.data_ptr())
-        self._kept = *arrays, room, tables, texts  # what addresses point to
-        done = library.tail_logits(said_at, torch.get_num_threads())
-        if not done:
-            raise MemoryError
+        self._kept = ()
+        call("tail_logits", said_at)
+        self._kept = begins, seen, room, tables, texts  # what addresses point to
         at = (said.logits - room.data_ptr()) // room.itemsize
         return room[at : at + batch * said.classes].view(batch, -1)
 
@@ -179,13 +168,7 @@ class TailSteps:
         each = zip(self.weights, means, squares, sizes, strict=True)
         for i, (weight, mean, square, size) in enumerate(each):
             said.moved[i] = _Moved(weight.data_ptr(), mean.data_ptr(), square.data_ptr(), *size)
-        done = _library().tail_step(ctypes.addressof(said), torch.get_num_threads())
-        self._kept = ()
-        if not done:
-            raise MemoryError
-
-
-def _library() -> ctypes.CDLL:
-    library = kernels.library()
-    assert library is not None
-    return library
+        try:
+            call("tail_step", ctypes.addressof(said))
+        finally:
+            self._kept = ()
