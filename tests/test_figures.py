@@ -15,7 +15,7 @@ import pytest
 from reports import full_report, history, report
 
 from lastblock import figures
-from lastblock.report import CARD_FIGURES, write_report
+from lastblock.report import CARD_FIGURES, begin_pictures, write_report
 
 
 @pytest.mark.parametrize("names", [("ham", "spam"), ("a", "Größe", "税", "d")])
@@ -23,10 +23,13 @@ def test_pictures_drawn_beside_are_those_drawn_here(tmp_path: Path, names: tuple
     folders = [tmp_path / "beside", tmp_path / "here"]
     for folder in folders:
         folder.mkdir()
+    facts = full_report(names)
     with figures.Beside() as beside:
-        assert beside._process is not None
-        write_report(folders[0], full_report(names), history(), draw=beside)
-        assert beside._process.returncode == 0, "it was drawn here after all"
+        training = {"choice": facts.pop("choice"), "history": history().to_dict()}
+        drawn = [begin_pictures(part, beside) for part in (training, facts)]
+        write_report(folders[0], full_report(names), history(), drawn=drawn)
+    assert beside._process is not None
+    assert beside._process.returncode == 0, "it was drawn here after all"
     write_report(folders[1], full_report(names), history())
     for file in ("report.html", "README.md", "report.json", "figures/reliability.png"):
         assert (folders[0] / file).read_bytes() == (folders[1] / file).read_bytes(), file
@@ -57,7 +60,7 @@ def _instead(code: str) -> Callable[..., object]:
     [
         _refused,
         _instead("raise SystemExit(1)"),
-        _instead("import sys; sys.stdin.read(); print('{')"),
+        _instead("input(); print('{')"),
         _instead("import sys; sys.stdin.close(); sys.stdout.close()"),
     ],
     ids=["cannot be started", "fails", "says half of it", "listens to nothing"],
@@ -67,6 +70,15 @@ def test_what_is_not_drawn_beside_is_drawn_here(
 ) -> None:
     monkeypatch.setattr(subprocess, "Popen", way)
     with figures.Beside() as beside:
+        assert _drawn(beside) == expected
+
+
+def test_what_a_process_no_longer_draws_is_drawn_here(
+    expected: figures.Pictures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subprocess, "Popen", _instead('input(); print(\'{"svg":{},"png":{}}\')'))
+    with figures.Beside() as beside:
+        assert _drawn(beside) == ({}, {})
         assert _drawn(beside) == expected
 
 

@@ -8,15 +8,17 @@ As a program it draws those of a report that it is given; see ``Beside``.
 
 from __future__ import annotations
 
+import atexit
 import base64
 import io
 import json
+import os
 import re
 import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from types import TracebackType
@@ -77,7 +79,7 @@ def here(report: Facts, part: str, files: Sequence[str]) -> Callable[[], Picture
 
 
 class Beside:
-    """Draws a report's pictures in a process of its own, one report's in all.
+    """Draws reports' pictures in a process of its own, one report after the other.
 
     To import matplotlib and to draw takes a core two seconds. The process begins with the first as
     soon as it is started, long before there is a report, and draws while the caller goes on. Where
@@ -87,7 +89,7 @@ class Beside:
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
-        self._answer: Future[tuple[bytes, bytes]] | None = None
+        # By a thread, as it may still import, and what is said be more than a pipe takes meanwhile.
         self._thread = ThreadPoolExecutor(1)
         if sys.executable:
             # This very file, and what it imports from where it is imported from here.
@@ -108,13 +110,12 @@ class Beside:
         trace: TracebackType | None,
     ) -> None:
         if self._process is not None:
-            # Told that there is nothing to draw, it ends by itself. Killed while it imports
+            # Told that there is nothing more to draw, it ends by itself. Killed while it imports
             # matplotlib, it could leave files behind that lock others out.
-            if self._answer is None:
-                self._answer = self._thread.submit(self._process.communicate)
+            ending = self._thread.submit(self._process.communicate)
             try:
                 with suppress(TimeoutError):
-                    self._answer.exception(_MOMENT)
+                    ending.exception(_MOMENT)
             finally:
                 self._process.kill()
         self._thread.shutdown()
@@ -122,15 +123,14 @@ class Beside:
     def __call__(self, report: Facts, part: str, files: Sequence[str]) -> Callable[[], Pictures]:
         """As ``here``, but that drawing begins at once; a report is what JSON can say."""
         draw_here, process = here(report, part, files), self._process
-        if process is None or self._answer is not None:
+        if process is None:
             return draw_here
         said = json.dumps([report, part, files]).encode()
-        # By a thread, as it may still import, and what is said be more than a pipe takes meanwhile.
-        answer = self._answer = self._thread.submit(process.communicate, said)
+        answer = self._thread.submit(_answer, process, said)
 
         def wait() -> Pictures:
             try:
-                drawn = json.loads(answer.result(_PATIENCE)[0])
+                drawn = json.loads(answer.result(_PATIENCE))
             except (OSError, ValueError):  # of which a timeout is one
                 process.kill()
                 return draw_here()
@@ -140,28 +140,41 @@ class Beside:
         return wait
 
 
+def _answer(process: subprocess.Popen[bytes], said: bytes) -> bytes:
+    """The line that a process answers a line with; none where it has ended."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(said + b"\n")
+    process.stdin.flush()
+    return process.stdout.readline()
+
+
 def _draw_what_is_said() -> None:
-    """The process that ``Beside`` starts."""
+    """The process that ``Beside`` starts: a line of JSON for each."""
+    # After all others that are to be called at the end, as the first one is: taking apart what was
+    # imported would take a tenth of a second more, which is waited for.
+    atexit.register(os._exit, 0)
     import matplotlib.backends.backend_agg
     import matplotlib.backends.backend_svg
     import matplotlib.figure  # noqa: F401
 
-    said = sys.stdin.buffer.read()
-    if said:  # else there was no report to be drawn
+    for said in sys.stdin.buffer:
         drawn = pictures(*json.loads(said))
         files = {name: base64.b64encode(file).decode() for name, file in drawn.png.items()}
-        sys.stdout.write(json.dumps({"svg": drawn.svg, "png": files}))
+        sys.stdout.write(json.dumps({"svg": drawn.svg, "png": files}) + "\n")
+        sys.stdout.flush()
 
 
 def draw(report: Facts, part: str) -> Iterator[tuple[str, Figure]]:
     """Every picture there are facts for, with its name; ``part`` is the part it is judged by."""
-    history, scores = report["history"], report["splits"][part]
     if choice := report.get("choice"):
         yield "depth", depth_curve(choice)
-    unit = _unit(history)
-    for what, points in (("loss", history["losses"]), ("accuracy", history["accuracies"])):
-        if points:
-            yield what, training_curve(points, what, unit)
+    if history := report.get("history"):
+        unit = _unit(history)
+        for what, points in (("loss", history["losses"]), ("accuracy", history["accuracies"])):
+            if points:
+                yield what, training_curve(points, what, unit)
+    scores = report.get("splits", {}).get(part, {})
     if "confusion" in scores:
         yield "confusion", confusion_matrix(scores["confusion"], list(scores["per_class"]))
     said = report.get("calibration", {}).get("reliability", {}).get(part)

@@ -59,7 +59,7 @@ from lastblock.judging import (
     surest_mistakes,
 )
 from lastblock.recipe import DATA_RULES, DataRules
-from lastblock.report import write_report
+from lastblock.report import begin_pictures, write_report
 from lastblock.runtime import Progress, Silent, Stopwatch, one_beside
 from lastblock.targets import Numbers
 
@@ -110,7 +110,11 @@ def finetune(
         parts = split(examples, config, rules, progress)
         folds, out = _folds(config, examples, parts, progress)
         classifier = _fit(config, parts, progress)
+        chosen = {"choice": classifier.choice_} if classifier.choice_ else {}
+        # Who draws elsewhere does so while the test part is read, and then the baseline fitted.
+        drawn = [begin_pictures({**chosen, "history": classifier.history_.to_dict()}, draw)]
         scores, said = _scores(classifier, parts, watch, progress)
+        drawn.append(begin_pictures({"data": found, **scores}, draw))
         with watch("evaluate"):
             baseline = _baseline_scores(classifier, parts, config.train.seed)
         seeds = _seeds(config, classifier, parts, scores["splits"], progress)
@@ -127,7 +131,7 @@ def finetune(
             **classifier.model_.settings.to_dict(),
             "balance": _balance(config, rules),
         },
-        **({"choice": classifier.choice_} if classifier.choice_ else {}),
+        **chosen,
         **({"mixture": classifier.mixture_} if classifier.mixture_ else {}),
         **scores,
         "baseline": baseline,
@@ -149,7 +153,7 @@ def finetune(
             _write_predictions(folder / PREDICTIONS, "part", judged, names)
             if out is not None:
                 _write_predictions(folder / OUT_OF_FOLD, "fold", *out)
-            write_report(folder, report, classifier.history_, others=weights, draw=draw)
+            write_report(folder, report, classifier.history_, others=weights, drawn=drawn)
     if config.log_to is not None:
         name = Path(config.output or examples.source).name
         tracking.log(config.log_to, name, report, classifier.history_)

@@ -14,7 +14,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from importlib.metadata import version
 from pathlib import Path
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 Report = Mapping[str, Any]
 Scores = Mapping[str, Any]
+Drawn = Callable[[], figures.Pictures]
 
 # What a model is compared with: its key in the report, its name in the table, its full name.
 RIVALS = {
@@ -65,31 +66,40 @@ def write_report(
     report: dict[str, Any],
     history: History,
     others: Future[None] | None = None,
-    draw: figures.Draw = figures.here,
+    drawn: Sequence[Drawn] | None = None,
 ) -> None:
     """Write report.json, figures, README.md and report.html into an existing folder.
 
     ``report`` holds what docs/report.md describes, but for what is added here: "majority" (scores
     of always giving the training part's class shares), "size_bytes" (of the files in the folder)
     and "history". Numbers that are not finite become null. ``others``: the writing of the folder's
-    other files, if that still goes on. ``draw``: who draws the pictures.
+    other files, if that still goes on. ``drawn``: its pictures, as ``begin_pictures`` has begun
+    them, if not all are yet to be drawn.
     """
     full = _complete(report, history)
-    drawn = draw(full, _judged_part(full), CARD_FIGURES)
     if others is not None:
         others.result()
     full["size_bytes"] = _sizes(folder)
     text = json.dumps(full, indent=2, ensure_ascii=False, allow_nan=False)
     _write(folder / "report.json", text + "\n")
     facts, card, page = _facts(full), _template("card.md"), _template("report.html")
-    pictures, files = drawn()
-    for name, file in files.items():
-        _write(folder / "figures" / f"{name}.png", file)
+    pictures: dict[str, str] = {}
+    for those in [begin_pictures(full)] if drawn is None else drawn:
+        of_page, files = those()
+        pictures |= of_page
+        for name, file in files.items():
+            _write(folder / "figures" / f"{name}.png", file)
     _write(folder / "README.md", card.render(figures=pictures, **facts))
     # A small confusion matrix is a table in the page, with text that can be read and copied.
     if len(facts["classes"]) <= MOST_CELLS:
         pictures.pop("confusion", None)
     _write(folder / "report.html", page.render(figures=pictures, **facts))
+
+
+def begin_pictures(report: Report, draw: figures.Draw = figures.here) -> Drawn:
+    """Have a report's pictures drawn, or those of what there is of it yet; waits for them."""
+    part = _judged_part(report) if "splits" in report else ""
+    return draw(_plain(report), part, CARD_FIGURES)
 
 
 def explanation_page(explanations: Sequence[Explanation]) -> str:
