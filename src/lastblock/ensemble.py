@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -72,6 +74,26 @@ class Mixture:
         return {**dataclasses.asdict(self), "reason": self.reason}
 
 
+@dataclass(frozen=True)
+class Learnt:
+    """A lexicon, the numbers of the texts it learnt from, and what it says of each of these.
+
+    That is, logits (n, n_classes) when it was fitted without the text.
+    """
+
+    lexicon: Lexicon
+    rows: npt.NDArray[np.int64]
+    unseen: Tensor
+
+
+def learn_words(train: Encoded, texts: Sequence[str], classes: int) -> Learnt:
+    """Fit a lexicon to the ``train``ing part's texts, or to so many as there is time for."""
+    lexicon = Lexicon(classes)
+    rows = lexicon_rows(train.tensors()[0], _texts_to_learn(texts, classes), train.of)
+    part, ngrams = train.take(rows), count_ngrams([texts[row] for row in rows])
+    return Learnt(lexicon, rows, fit_lexicon(lexicon, ngrams, *part.tensors(), part.of))
+
+
 def add_readers(
     classifier: SequenceClassifier,
     store: ActivationStore,
@@ -81,14 +103,15 @@ def add_readers(
     untrained: dict[str, Tensor],
     progress: Progress,
     texts_of: Callable[[Sequence[TokenIds]], Sequence[str]],
+    learnt: Future[Learnt] | None = None,
 ) -> tuple[Mixture, Tensor | None]:
     """Fit probe and lexicon, weigh them and the trained tail, and put all into ``classifier``.
 
     A lexicon only where the settings have one, and it is worth it. ``store`` holds the activations
     of both parts; ``untrained`` is the tail before training; ``texts_of`` gives texts by their
-    token ids. The second result is what all say together of each training text when their weights
-    were fitted without it, logits (n, n_classes); None where they were weighed on the validation
-    part.
+    token ids; ``learnt`` comes of ``learn_words``, if somebody has begun it. The second result is
+    what all say together of each training text when their weights were fitted without it, logits
+    (n, n_classes); None where they were weighed on the validation part.
     """
     summary = run_summary(classifier, train.sequences, store)
     probe = fit_probe(summary, *train.tensors(), train.of, means=classifier.probed_means)
@@ -104,17 +127,17 @@ def add_readers(
     tail, share = weigh(tail_says, probe_says, *judged.tensors())
     said, words = tail * tail_says + share * probe_says, 0.0
     if settings.lexicon:
-        classes = classifier.head.out_features
-        lexicon, texts = Lexicon(classes), texts_of(train.sequences)
-        rows = lexicon_rows(train.tensors()[0], _texts_to_learn(texts, classes), train.of)
-        learnt = train.take(rows)
-        ngrams = count_ngrams([texts[row] for row in rows])
-        unseen = fit_lexicon(lexicon, ngrams, *learnt.tensors(), learnt.of)
+        if learnt is not None:
+            of = learnt.result()
+        else:
+            classes = classifier.head.out_features
+            of = learn_words(train, texts_of(train.sequences), classes)
+        lexicon = of.lexicon
         if judged is train:
             words_say = torch.empty_like(said)
-            words_say[rows] = unseen
-            others = np.setdiff1d(np.arange(len(train)), rows)
-            words_say[others] = lexicon.read([texts[row] for row in others])
+            words_say[of.rows] = of.unseen
+            others = np.setdiff1d(np.arange(len(train)), of.rows)
+            words_say[others] = lexicon.read(texts_of([train.sequences[row] for row in others]))
         else:
             words_say = lexicon.read(texts_of(judged.sequences))
         both, words = _if_worth_it(said, words_say, judged)

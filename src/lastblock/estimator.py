@@ -41,11 +41,11 @@ from lastblock.decoder import catalog, hub, kernels, loading
 from lastblock.decoder.decoder import Decoder
 from lastblock.decoder.precision import precision_facts, set_precision
 from lastblock.depth import Choice, candidates, choose_depth
-from lastblock.ensemble import add_readers, cross_validates
+from lastblock.ensemble import add_readers, cross_validates, learn_words
 from lastblock.errors import ConfigError, DataError
 from lastblock.explanation import Explanations
 from lastblock.inference import TextModel, encode, in_windows, over_windows, texts_of
-from lastblock.runtime import Progress, Silent, Stopwatch, seed_everything
+from lastblock.runtime import Progress, Silent, Stopwatch, one_beside, seed_everything
 from lastblock.targets import Numbers, Targets, class_weights, read_targets, weigh
 from lastblock.tokenization.batching import Frame, TokenIds
 from lastblock.tokenization.tokenizer import Tokenizer
@@ -267,7 +267,11 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         store = open_store(
             classifier.prefix_facts() | _begun_with(settings), files, self.cache_size
         )
-        with watch("activations"):
+        words_of, learnt = partial(texts_of, tokenizer=tokenizer, frame=frame), None
+        with watch("activations"), one_beside() as beside:
+            if settings.lexicon:  # which needs no activations, and hardly more than a thread
+                texts = words_of(train.sequences)
+                learnt = beside.submit(learn_words, train, texts, len(self.classes_))
             everything = [*train.sequences, *(validate.sequences if validate else ())]
             store.fill(classifier, everything, progress, computed)
             store.tokens_computed += tokens
@@ -292,7 +296,8 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                     settings,
                     untrained,
                     progress,
-                    partial(texts_of, tokenizer=tokenizer, frame=frame),
+                    words_of,
+                    learnt,
                 )
                 settings = replace(settings, lexicon=classifier.lexicon is not None)
                 progress.say(mixture.reason)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from statistics import median_low
 from typing import Any
 
@@ -367,12 +367,21 @@ class _Dual:
         # Fitted rows first: what they are to each other and to those held out.
         order = torch.cat([fitted_on, held])
         n = len(fitted_on)
-        others = self.products[order][:, fitted_on] * root.T
-        of_means = None if self.of_means is None else self.of_means[order][:, fitted_on] * root.T
+
+        def taken(of: Tensor) -> Tensor:
+            return of.index_select(0, order).index_select(1, fitted_on).mul_(root.T)
+
+        others = taken(self.products)
+        of_means = None if self.of_means is None else taken(self.of_means)
+
+        @lru_cache(1)
+        def between(share: float) -> tuple[Tensor, Tensor]:
+            both = _joined(others, of_means, share)
+            return root * both[:n], both[n:]
 
         def from_rows(penalty: float, share: float) -> Tensor:
-            between = _joined(others, of_means, share)
-            return between[n:] @ _solve(root * between[:n], penalty, y) + mean
+            fitted, held_out = between(share)
+            return held_out @ _solve(fitted, penalty, y) + mean
 
         return from_rows
 
