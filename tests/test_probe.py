@@ -6,6 +6,7 @@ import torch
 from scipy.stats import ttest_rel
 from sklearn.linear_model import Ridge
 from sklearn.metrics import log_loss
+from sklearn.model_selection import KFold, StratifiedKFold
 from sklearn.preprocessing import StandardScaler
 from torch.nn import functional as F
 
@@ -220,3 +221,16 @@ def test_texts_left_out_are_predicted_alike_in_float32(
     assert quick.penalty == exact.penalty
     torch.testing.assert_close(quick.out_of_fold, exact.out_of_fold, rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(quick.weight, exact.weight)
+
+
+@pytest.mark.parametrize("k", [2, 3, 5])
+def test_folds_are_those_of_scikit_learn(k: int) -> None:
+    """Of classes of any size, in any order; where none is large enough, at random."""
+    for _ in range(50):
+        n = int(torch.randint(k, 200, ()))
+        targets = torch.randint(0, int(torch.randint(1, n, ())), (n,))
+        strata = probe._strata(targets, k)
+        of = KFold if strata is None else StratifiedKFold
+        expected = of(k, shuffle=True, random_state=0).split(targets, strata)
+        for ours, theirs in zip(folds(targets, k), expected, strict=True):
+            assert [rows.tolist() for rows in ours] == [rows.tolist() for rows in theirs]

@@ -26,7 +26,14 @@ from lastblock.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from lastblock.data.examples import Examples
 from lastblock.decision import Decision
 from lastblock.evaluation import RELIABILITY_BINS, History
-from lastblock.finetune import PREDICTIONS, _scores, _write_predictions
+from lastblock.finetune import (
+    PREDICTIONS,
+    _doubts,
+    _encode,
+    _scores,
+    _scores_before,
+    _write_predictions,
+)
 from lastblock.report import write_report
 from lastblock.runtime import Silent, Stopwatch
 
@@ -38,7 +45,7 @@ class Oracle:
 
     def __init__(self, names: list[str], untrained: np.ndarray, trained: np.ndarray, t: float):
         self.class_names, self.decision = names, Decision(temperature=t)
-        self.tables, self.classifier = [untrained, trained], self
+        self.tables, self.classifier, self.which = [untrained, trained], self, 1
 
     def encode(self, texts: list[str]) -> list[int]:
         return [int(text) for text in texts]
@@ -154,12 +161,15 @@ def check_points(points: list[dict[str, float]], happened: Any, probability: Any
 def test_every_number_follows_from_the_saved_predictions(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: tuple[dict[str, Examples], Oracle]
 ) -> None:
-    monkeypatch.setitem(_scores.__globals__, "_explained", lambda _, mistake: mistake)
+    monkeypatch.setitem(_doubts.__globals__, "_explained", lambda _, mistake: mistake)
     monkeypatch.setattr("lastblock.figures.draw", lambda *_: iter(()))
     parts, oracle = run
     names, temperature = oracle.class_names, oracle.decision.temperature
     classifier = classifier_of(oracle, len(parts["validation"]))
-    facts, said = _scores(classifier, parts, Stopwatch(), Silent())
+    encoded = _encode(classifier, parts, Stopwatch(), Silent())
+    facts, said = _scores(classifier, parts, encoded)
+    facts |= {"before_training": _scores_before(classifier, parts, encoded)}
+    facts |= _doubts(classifier, parts, said)
     judged = [
         (parts[part], [part] * len(of), of, oracle.decision.chosen(of)) for part, of in said.items()
     ]

@@ -94,11 +94,23 @@ def test_torch_has_its_threads_back_afterwards(threads: int) -> None:
     with pytest.raises(ZeroDivisionError):
         [*inferred(lambda i: 1 // i, [2, 1, 0, 3, 4, 5])]
     assert torch.get_num_threads() == threads
+    assert _of_a_new_thread() == threads
+
+
+def test_a_thread_beside_is_no_model_for_others(threads: int) -> None:
+    """Or what a thread that begins later multiplies would be rounded otherwise."""
+    with one_beside() as beside:
+        assert beside.submit(torch.get_num_threads).result() == 1
+        assert torch.get_num_threads() == threads
+        assert _of_a_new_thread() == threads
+
+
+def _of_a_new_thread() -> int:
     seen: list[int] = []
     new = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
     new.start()
     new.join()
-    assert seen == [threads]
+    return seen[0]
 
 
 def test_results_wait_for_whoever_takes_them(threads: int) -> None:

@@ -20,8 +20,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import FeatureUnion, Pipeline, make_pipeline
 
-from lastblock.data.examples import Rows
-from lastblock.lexicon import WORD
+from lastblock.data.examples import WORD, Rows
 
 # Weak regularisation suits rows of unit length; 3 to 30 give the same accuracy on our sets.
 C = 10.0
@@ -88,6 +87,26 @@ def out_of_fold_probabilities(
     for fit, held in folds:
         without = fit_baseline([texts[i] for i in fit], labels[fit], n_classes, seed)
         said[held] = without.predict_proba([texts[i] for i in held])
+    return said
+
+
+def baseline_says(
+    texts: Sequence[str],
+    label_ids: npt.ArrayLike,
+    n_classes: int,
+    seed: int,
+    asked: Sequence[Sequence[str]],
+    folds: Sequence[tuple[Rows, Rows]] = (),
+) -> list[npt.NDArray[np.float64]]:
+    """What a baseline says of each part that it is asked for, each (n, n_classes).
+
+    And last, if there are ``folds``, of the texts it learns from, as ``out_of_fold_probabilities``
+    has them.
+    """
+    baseline = fit_baseline(texts, label_ids, n_classes, seed)
+    said = [baseline.predict_proba(part) for part in asked]
+    if folds:
+        said.append(out_of_fold_probabilities(texts, label_ids, n_classes, seed, folds))
     return said
 
 

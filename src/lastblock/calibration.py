@@ -32,6 +32,11 @@ class Calibration:
     applied: bool
 
 
+def get_ready() -> None:
+    """Import what ``fit_temperature`` needs, which takes a fifth of a second."""
+    import scipy.optimize  # noqa: F401
+
+
 def fit_temperature(
     logits: Floats, labels: npt.NDArray[np.integer] | npt.NDArray[np.bool_]
 ) -> float:

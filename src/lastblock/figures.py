@@ -2,26 +2,14 @@
 
 Each is drawn once in fixed colours, as a PNG for the model card and as SVG for the page, where
 the colours become the page's own, which differ in the dark. Knows no model and no files.
-
-As a program it draws those of a report that it is given; see ``Beside``.
 """
 
 from __future__ import annotations
 
-import atexit
-import base64
 import io
-import json
-import os
 import re
-import subprocess
-import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from functools import partial
-from types import TracebackType
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -33,8 +21,6 @@ if TYPE_CHECKING:
 
 Facts = Mapping[str, Any]
 Point = Mapping[str, float | None]
-# Begins to draw a report's pictures, and returns what waits for them: see ``here``.
-Draw = Callable[[Facts, str, Sequence[str]], Callable[[], "Pictures"]]
 
 INK, MUTED, LINE = "#1d1d22", "#6b6a72", "#dddad2"
 ACCENT, SECOND, THIRD = "#3246c8", "#c2571a", "#2a8a6a"
@@ -53,10 +39,6 @@ MOST_CURVES = 4
 _LEAST_COVERED = 20
 # A confusion matrix of more classes is shown without its numbers.
 _MOST_NUMBERS = 20
-# Seconds that another process may take for a report's pictures, which take two.
-_PATIENCE = 120
-# And for coming to its end once there is nothing to draw.
-_MOMENT = 5
 
 
 class Pictures(NamedTuple):
@@ -71,98 +53,6 @@ def pictures(report: Facts, part: str, files: Sequence[str]) -> Pictures:
     drawn = dict(draw(report, part))
     as_files = {name: png(drawn[name]) for name in files if name in drawn}
     return Pictures({name: inline_svg(figure) for name, figure in drawn.items()}, as_files)
-
-
-def here(report: Facts, part: str, files: Sequence[str]) -> Callable[[], Pictures]:
-    """What draws a report's ``pictures`` when it is called."""
-    return partial(pictures, report, part, files)
-
-
-class Beside:
-    """Draws reports' pictures in a process of its own, one report after the other.
-
-    To import matplotlib and to draw takes a core two seconds. The process begins with the first as
-    soon as it is started, long before there is a report, and draws while the caller goes on. Where
-    it fails, or cannot be started, pictures are drawn here. It ends with the ``with`` that it is
-    in, or with its caller.
-    """
-
-    def __init__(self) -> None:
-        self._process: subprocess.Popen[bytes] | None = None
-        # By a thread, as it may still import, and what is said be more than a pipe takes meanwhile.
-        self._thread = ThreadPoolExecutor(1)
-        if sys.executable:
-            # This very file, and what it imports from where it is imported from here.
-            code = "import runpy, sys; sys.path[:] = sys.argv[2:]; "
-            code += "runpy.run_path(sys.argv[1], run_name='__main__')"
-            command = [sys.executable, "-I", "-c", code, __file__, *sys.path]
-            pipe, nowhere = subprocess.PIPE, subprocess.DEVNULL
-            with suppress(OSError):
-                self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=nowhere)
-
-    def __enter__(self) -> Beside:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._process is not None:
-            # Told that there is nothing more to draw, it ends by itself. Killed while it imports
-            # matplotlib, it could leave files behind that lock others out.
-            ending = self._thread.submit(self._process.communicate)
-            try:
-                with suppress(TimeoutError):
-                    ending.exception(_MOMENT)
-            finally:
-                self._process.kill()
-        self._thread.shutdown()
-
-    def __call__(self, report: Facts, part: str, files: Sequence[str]) -> Callable[[], Pictures]:
-        """As ``here``, but that drawing begins at once; a report is what JSON can say."""
-        draw_here, process = here(report, part, files), self._process
-        if process is None:
-            return draw_here
-        said = json.dumps([report, part, files]).encode()
-        answer = self._thread.submit(_answer, process, said)
-
-        def wait() -> Pictures:
-            try:
-                drawn = json.loads(answer.result(_PATIENCE))
-            except (OSError, ValueError):  # of which a timeout is one
-                process.kill()
-                return draw_here()
-            as_files = {name: base64.b64decode(file) for name, file in drawn["png"].items()}
-            return Pictures(drawn["svg"], as_files)
-
-        return wait
-
-
-def _answer(process: subprocess.Popen[bytes], said: bytes) -> bytes:
-    """The line that a process answers a line with; none where it has ended."""
-    assert process.stdin is not None
-    assert process.stdout is not None
-    process.stdin.write(said + b"\n")
-    process.stdin.flush()
-    return process.stdout.readline()
-
-
-def _draw_what_is_said() -> None:
-    """The process that ``Beside`` starts: a line of JSON for each."""
-    # After all others that are to be called at the end, as the first one is: taking apart what was
-    # imported would take a tenth of a second more, which is waited for.
-    atexit.register(os._exit, 0)
-    import matplotlib.backends.backend_agg
-    import matplotlib.backends.backend_svg
-    import matplotlib.figure  # noqa: F401
-
-    for said in sys.stdin.buffer:
-        drawn = pictures(*json.loads(said))
-        files = {name: base64.b64encode(file).decode() for name, file in drawn.png.items()}
-        sys.stdout.write(json.dumps({"svg": drawn.svg, "png": files}) + "\n")
-        sys.stdout.flush()
 
 
 def draw(report: Facts, part: str) -> Iterator[tuple[str, Figure]]:
@@ -521,7 +411,3 @@ def _save(figure: Figure, **how: Any) -> bytes:
             figure.set_layout_engine("none")  # what was found stays, however it is drawn next
         figure.savefig(buffer, **how)
     return buffer.getvalue()
-
-
-if __name__ == "__main__":
-    _draw_what_is_said()

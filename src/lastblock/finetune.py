@@ -10,22 +10,21 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from lastblock import checkpoint, figures, tracking
-from lastblock.baseline import fit_baseline, out_of_fold_probabilities
+from lastblock import checkpoint, tracking
+from lastblock.beside import Here, Says
 from lastblock.calibration import CALIBRATE_FROM
 from lastblock.config import NO_SEPARATOR, DataConfig, ReadOptions, RunConfig
-from lastblock.crossvalidation import out_of_fold, repeat, spread
 from lastblock.data.balance import undersample
 from lastblock.data.catalog import load_examples
-from lastblock.data.examples import Examples, Split
+from lastblock.data.examples import Examples, Rows, Split
 from lastblock.data.inspection import (
     check_trainable,
     count_shared,
@@ -48,7 +47,6 @@ from lastblock.data.survey import survey
 from lastblock.data.table import listed
 from lastblock.decision import Decision, with_thresholds
 from lastblock.errors import ConfigError, DataError
-from lastblock.estimator import TextClassifier, threshold_rule
 from lastblock.evaluation import events, operating_points
 from lastblock.inference import TextModel
 from lastblock.judging import (
@@ -58,10 +56,15 @@ from lastblock.judging import (
     judge_calibration,
     surest_mistakes,
 )
+from lastblock.learner import Learner, threshold_rule
 from lastblock.recipe import DATA_RULES, DataRules
 from lastblock.report import begin_pictures, write_report
 from lastblock.runtime import Progress, Silent, Stopwatch, one_beside
-from lastblock.targets import Numbers
+from lastblock.targets import Numbers, read_targets
+from lastblock.tokenization.batching import TokenIds
+
+if TYPE_CHECKING:
+    from lastblock.estimator import TextClassifier
 
 # Shares of a file that each part gets: the book's, in both recipes.
 FRACTIONS = {"train": 0.7, "validation": 0.1, "test": 0.2}
@@ -85,22 +88,31 @@ Judged = tuple[Examples, Sequence[object], Probabilities, npt.NDArray[np.bool_]]
 
 @dataclass(frozen=True)
 class FinetuneResult:
-    """A trained classifier, everything known about it, and where it was saved."""
+    """What was trained, everything known about it, and where it was saved."""
 
-    classifier: TextClassifier
+    learner: Learner
     report: dict[str, Any]
     folder: Path | None
 
+    @property
+    def classifier(self) -> TextClassifier:
+        """The learner as a scikit-learn estimator."""
+        from lastblock.estimator import TextClassifier
+
+        return TextClassifier.of(self.learner)
+
 
 def finetune(
-    config: RunConfig, progress: Progress | None = None, draw: figures.Draw = figures.here
+    config: RunConfig, progress: Progress | None = None, beside: Here | None = None
 ) -> FinetuneResult:
-    """Train a classifier on a data file and save it with its report, whose pictures are ``draw``'s.
+    """Train a classifier on a data file and save it with its report.
+
+    ``beside``: who fits the baseline and draws the report's pictures.
 
     Raises:
         LastblockError: with one line that says what, where and what to do.
     """
-    progress, watch = progress or Silent(), Stopwatch()
+    progress, watch, beside = progress or Silent(), Stopwatch(), beside or Here()
     target = None if config.output is None else checkpoint.check_target(config.output)
     if config.log_to is not None:
         tracking.check(config.log_to)
@@ -109,14 +121,18 @@ def finetune(
         examples, found = read(config.data, progress)
         parts = split(examples, config, rules, progress)
         folds, out = _folds(config, examples, parts, progress)
+        # Whoever works in another process does so while this one goes on.
+        rival = _begin_baseline(config, parts, beside)
         classifier = _fit(config, parts, progress)
         chosen = {"choice": classifier.choice_} if classifier.choice_ else {}
-        # Who draws elsewhere does so while the test part is read, and then the baseline fitted.
-        drawn = [begin_pictures({**chosen, "history": classifier.history_.to_dict()}, draw)]
-        scores, said = _scores(classifier, parts, watch, progress)
-        drawn.append(begin_pictures({"data": found, **scores}, draw))
+        drawn = [begin_pictures({**chosen, "history": classifier.history_.to_dict()}, beside)]
+        encoded = _encode(classifier, parts, watch, progress)
         with watch("evaluate"):
-            baseline = _baseline_scores(classifier, parts, config.train.seed)
+            scores, said = _scores(classifier, parts, encoded)
+            drawn.append(begin_pictures({"data": found, **scores}, beside))
+            before = _scores_before(classifier, parts, encoded)
+            doubts = _doubts(classifier, parts, said)
+            baseline = _baseline_scores(classifier, parts, rival())
         seeds = _seeds(config, classifier, parts, scores["splits"], progress)
     shared = count_shared(parts["train"].texts, parts["test"].texts)
     report = {
@@ -134,6 +150,8 @@ def finetune(
         **chosen,
         **({"mixture": classifier.mixture_} if classifier.mixture_ else {}),
         **scores,
+        **doubts,
+        "before_training": before,
         "baseline": baseline,
         **folds,
         **seeds,
@@ -141,8 +159,8 @@ def finetune(
         "tokens": classifier.model_.store.tokens_computed,
     }
     if target is not None:
-        with checkpoint.staged(target) as folder, one_beside() as beside:
-            weights = beside.submit(checkpoint.write, classifier.model_, folder)
+        with checkpoint.staged(target) as folder, one_beside() as thread:
+            weights = thread.submit(checkpoint.write, classifier.model_, folder)
             record = json.dumps(split_record(parts, examples.source))
             (folder / "split.json").write_text(record, encoding="utf-8")
             names, decision = classifier.model_.class_names, classifier.model_.decision
@@ -352,8 +370,15 @@ def _check_split(data: DataConfig, given: Parts, rules: DataRules) -> None:
 
 def make_classifier(config: RunConfig) -> TextClassifier:
     """The estimator that has a run's settings, not yet fitted."""
+    from lastblock.estimator import TextClassifier
+
+    return TextClassifier.of(make_learner(config))
+
+
+def make_learner(config: RunConfig) -> Learner:
+    """The same without scikit-learn."""
     model, train = config.model, config.train
-    return TextClassifier(
+    return Learner(
         model.model,
         recipe=train.recipe,
         depth=model.depth,
@@ -381,8 +406,8 @@ def make_classifier(config: RunConfig) -> TextClassifier:
     )
 
 
-def _fit(config: RunConfig, parts: Parts, progress: Progress) -> TextClassifier:
-    return make_classifier(config).fit(
+def _fit(config: RunConfig, parts: Parts, progress: Progress) -> Learner:
+    return make_learner(config).fit(
         *_columns(parts["train"]), validation=_validation(parts), progress=progress
     )
 
@@ -395,55 +420,74 @@ def _validation(parts: Parts) -> tuple[list[str], Sequence[Any]] | None:
     return _columns(parts["validation"]) if len(parts["validation"]) else None
 
 
-def _numbers(classifier: TextClassifier, examples: Examples) -> Numbers:
+def _numbers(classifier: Learner, examples: Examples) -> Numbers:
     return classifier.number(examples.targets, examples.texts)
 
 
-def _scores(
-    classifier: TextClassifier, parts: Parts, watch: Stopwatch, progress: Progress
-) -> tuple[dict[str, Any], dict[str, Probabilities]]:
-    """EVALUATE every part, as trained and as it was before training; what it says of each too."""
-    model = classifier.model_
+def _encode(
+    learner: Learner, parts: Parts, watch: Stopwatch, progress: Progress
+) -> dict[str, list[TokenIds]]:
+    """Each part that has texts as the model reads them; the test part's activations are kept."""
+    model = learner.model_
     with watch("tokenize"):
         encoded = {name: model.encode(part.texts) for name, part in parts.items() if len(part)}
     with watch("activations"):
         model.prepare(encoded.get("test", []), progress)
-    truth = {name: _numbers(classifier, parts[name]) for name in encoded}
+    return encoded
+
+
+def _scores(
+    learner: Learner, parts: Parts, encoded: dict[str, list[TokenIds]]
+) -> tuple[dict[str, Any], dict[str, Probabilities]]:
+    """EVALUATE every part; what the model says of each too."""
+    model = learner.model_
     names, decision = model.class_names, model.decision
-
-    def logits() -> dict[str, Probabilities]:
-        return {name: model.logits(ids) for name, ids in encoded.items()}
-
-    def judge_all(decision: Decision, said: dict[str, Probabilities]) -> dict[str, Any]:
-        return {name: judge(decision, truth[name], said[name], names) for name in encoded}
-
-    with watch("evaluate"):
-        trained = model.classifier.tail_state()
-        model.classifier.load_tail_state(classifier.initial_tail_)
-        untrained = Decision(labels=decision.labels)
-        before = {name: untrained.probabilities(z) for name, z in logits().items()}
-        model.classifier.load_tail_state(trained)
-        after = logits()
-        said = {name: decision.probabilities(z) for name, z in after.items()}
-        scores: dict[str, Any] = {
-            "splits": judge_all(decision, said),
-            "before_training": judge_all(untrained, before),
-            "calibration": judge_calibration(decision, classifier.calibration_, truth, after),
-            "decision": {**decision.to_dict(), "says": decision.describe(names)},
-        }
-        if "test" in said:
-            of_test = truth["test"], said["test"], names
-            scores["curves"] = draw_curves(*of_test)
-            if not decision.multilabel:
-                surest = operating_points(*events(truth["test"], said["test"]))
-                scores["coverage"] = {"points": surest.to_list(MOST_COVERAGE_POINTS)}
-            mistakes = surest_mistakes(decision, parts["test"].texts, *of_test)
-            scores["mistakes"] = [
-                *(_explained(model, mistake) for mistake in mistakes[:MOST_EXPLAINED]),
-                *mistakes[MOST_EXPLAINED:],
-            ]
-        scores["suspects"] = _suspects(decision, parts, truth, said, names)
+    truth = {name: _numbers(learner, parts[name]) for name in encoded}
+    logits = {name: model.logits(ids) for name, ids in encoded.items()}
+    said = {name: decision.probabilities(z) for name, z in logits.items()}
+    scores: dict[str, Any] = {
+        "splits": {name: judge(decision, truth[name], said[name], names) for name in encoded},
+        "calibration": judge_calibration(decision, learner.calibration_, truth, logits),
+        "decision": {**decision.to_dict(), "says": decision.describe(names)},
+    }
+    if "test" in said:
+        scores["curves"] = draw_curves(truth["test"], said["test"], names)
+        if not decision.multilabel:
+            surest = operating_points(*events(truth["test"], said["test"]))
+            scores["coverage"] = {"points": surest.to_list(MOST_COVERAGE_POINTS)}
     return scores, said
+
+
+def _scores_before(
+    learner: Learner, parts: Parts, encoded: dict[str, list[TokenIds]]
+) -> dict[str, Any]:
+    """Every part's, as the model was before training."""
+    model = learner.model_
+    trained = model.classifier.tail_state()
+    model.classifier.load_tail_state(learner.initial_tail_)
+    untrained = Decision(labels=model.decision.labels)
+    said = {name: untrained.probabilities(model.logits(ids)) for name, ids in encoded.items()}
+    model.classifier.load_tail_state(trained)
+    return {
+        name: judge(untrained, _numbers(learner, parts[name]), said[name], model.class_names)
+        for name in encoded
+    }
+
+
+def _doubts(learner: Learner, parts: Parts, said: dict[str, Probabilities]) -> dict[str, Any]:
+    """The surest mistakes of the test part, a few explained, and the others' doubtful labels."""
+    model, found = learner.model_, dict[str, Any]()
+    truth = {name: _numbers(learner, parts[name]) for name in said}
+    if "test" in said:
+        mistakes = surest_mistakes(
+            model.decision, parts["test"].texts, truth["test"], said["test"], model.class_names
+        )
+        found["mistakes"] = [
+            *(_explained(model, mistake) for mistake in mistakes[:MOST_EXPLAINED]),
+            *mistakes[MOST_EXPLAINED:],
+        ]
+    found["suspects"] = _suspects(model.decision, parts, truth, said, model.class_names)
+    return found
 
 
 def _explained(model: TextModel, mistake: dict[str, Any]) -> dict[str, Any]:
@@ -471,23 +515,41 @@ def _suspects(
     return sorted(sure, key=lambda each: -each["probability"])[:MOST_MISTAKES]
 
 
-def _baseline_scores(classifier: TextClassifier, parts: Parts, seed: int) -> dict[str, Any]:
-    """What TF-IDF and logistic regression reach on the same split, by the same rule."""
-    model, train = classifier.model_, parts["train"]
+def _begin_baseline(config: RunConfig, parts: Parts, beside: Here) -> Callable[[], Says]:
+    """What waits for what TF-IDF and logistic regression, fitted to the same texts, say of others.
+
+    That is, of each part that is held out; and of the training part in turn, where thresholds are
+    to be chosen and there is no part that is large enough.
+    """
+    train, seed = parts["train"], config.train.seed
+    targets = read_targets(train.targets)
+    classes = targets.classes.tolist()
+    thirds: list[tuple[Rows, Rows]] = []
+    rule = threshold_rule(config.train.threshold, targets.form != "one")
+    chosen = rule is not None and rule.kind != "at"
+    if chosen and len(parts["validation"]) < CALIBRATE_FROM <= len(train):
+        thirds = [*folds(train.texts, train.targets, k=3, seed=seed)]
+    asked = [parts[name].texts for name in _held_out(parts)]
+    return beside.baseline(train.texts, targets.numbers(classes), len(classes), seed, asked, thirds)
+
+
+def _held_out(parts: Parts) -> list[str]:
+    return [name for name in ("validation", "test") if len(parts[name])]
+
+
+def _baseline_scores(learner: Learner, parts: Parts, says: Says) -> dict[str, Any]:
+    """What the baseline reaches on the same split, by the same rule; ``says`` is what it said."""
+    model, held_out = learner.model_, _held_out(parts)
     names = model.class_names
-    numbers = _numbers(classifier, train)
-    baseline = fit_baseline(train.texts, numbers, len(names), seed)
-    held_out = {name: parts[name] for name in ("validation", "test") if len(parts[name])}
-    truth = {name: _numbers(classifier, part) for name, part in held_out.items()}
-    said = {name: baseline.predict_proba(part.texts) for name, part in held_out.items()}
-    decision, rule = replace(model.decision, temperature=1.0), threshold_rule(model)
-    if rule is not None and decision.thresholds is not None:
-        if "validation" in held_out and len(parts["validation"]) >= CALIBRATE_FROM:
+    said = dict(zip(held_out, says, strict=False))
+    truth = {name: _numbers(learner, parts[name]) for name in held_out}
+    decision = replace(model.decision, temperature=1.0)
+    rule = threshold_rule(model.settings.threshold, decision.multilabel)
+    if rule is not None and rule.kind != "at" and decision.thresholds is not None:
+        if len(says) > len(held_out):  # the model's own were chosen so too
+            chosen_on = _numbers(learner, parts["train"]), says[-1]
+        else:
             chosen_on = truth["validation"], said["validation"]
-        else:  # the model's own were chosen so too
-            thirds = folds(train.texts, train.targets, k=3, seed=seed)
-            in_turn = out_of_fold_probabilities(train.texts, numbers, len(names), seed, thirds)
-            chosen_on = numbers, in_turn
         decision = with_thresholds(decision, rule, *chosen_on)
     return {name: judge(decision, truth[name], said[name], names) for name in held_out}
 
@@ -502,6 +564,8 @@ def _folds(
     n = config.repeat.folds
     if n is None:
         return {}, None
+    from lastblock.crossvalidation import out_of_fold, spread
+
     # Rows that balancing left out stay out.
     ids = [part.row_ids() for part in parts.values() if part.source == examples.source]
     examples = examples.take(np.searchsorted(examples.row_ids(), np.sort(np.concatenate(ids))))
@@ -521,7 +585,7 @@ def _folds(
 
 def _seeds(
     config: RunConfig,
-    classifier: TextClassifier,
+    classifier: Learner,
     parts: Parts,
     scores: dict[str, Any],
     progress: Progress,
@@ -530,10 +594,13 @@ def _seeds(
     n = config.repeat.seeds
     if n is None:
         return {}
+    from lastblock.crossvalidation import repeat, spread
+    from lastblock.estimator import TextClassifier
+
     part = list(scores)[-1]
     seeds = [(config.train.seed + i) % 2**32 for i in range(n)]
     others = repeat(
-        classifier,
+        TextClassifier.of(classifier),
         _columns(parts["train"]),
         _columns(parts[part]),
         seeds=seeds[1:],
@@ -576,7 +643,7 @@ def evaluate_file(
         SavedModelError, DataError: the model or the file cannot be used.
     """
     progress = progress or Silent()
-    classifier = TextClassifier.load(folder)
+    classifier = Learner.load(folder)
     examples = load_examples(
         data, text_column=text_column, label_column=label_column, options=options
     )

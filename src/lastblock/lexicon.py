@@ -13,7 +13,6 @@ Knows texts and class numbers; no label names, no files.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -26,9 +25,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lastblock.data.examples import WORD
+
 BUCKETS = 2**16
-# Runs of punctuation are words too: "!!!" and ":)" tell a lot in short messages.
-WORD = re.compile(r"\w+|[^\w\s]+")
 # Letters taken together, of a word and the spaces around it.
 LETTERS = range(2, 6)
 # Buckets of so many words are remembered, of such as may come again: not of whole lines in scripts

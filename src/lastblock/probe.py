@@ -16,13 +16,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from statistics import median_low
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from scipy.sparse import csr_array
-from sklearn.model_selection import KFold, StratifiedKFold
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -305,12 +303,33 @@ def folds(targets: Tensor, k: int, of: Array | None = None) -> list[_Part]:
     if len(rows) < 2:
         return []  # nothing is left to fit on
     strata = _strata(targets, k)
-    split: Any = KFold(min(k, len(rows)), shuffle=True, random_state=0)
-    if strata is not None:
-        split = StratifiedKFold(k, shuffle=True, random_state=0)
-    return [
-        (torch.from_numpy(fit), torch.from_numpy(held)) for fit, held in split.split(rows, strata)
-    ]
+    fold = _dealt(len(rows), min(k, len(rows))) if strata is None else _dealt_by_class(strata, k)
+    sides = [(np.flatnonzero(fold != i), np.flatnonzero(fold == i)) for i in range(fold.max() + 1)]
+    return [(torch.from_numpy(fit), torch.from_numpy(held)) for fit, held in sides]
+
+
+# To import scikit-learn would take a second, so these deal as its KFold and StratifiedKFold do with
+# ``shuffle=True, random_state=0``; a test compares them.
+
+
+def _dealt(n: int, k: int) -> Array:
+    """The fold of each of n rows, of k as large as each other, at random."""
+    fold = np.empty(n, np.int64)
+    for i, rows in enumerate(np.array_split(np.random.RandomState(0).permutation(n), k)):
+        fold[rows] = i
+    return fold
+
+
+def _dealt_by_class(numbers: Array, k: int) -> Array:
+    """The fold of each row: those of a class, and then of the next one, go to each fold in turn."""
+    drawn, fold, before = np.random.RandomState(0), np.empty(len(numbers), np.int64), 0
+    for number in dict.fromkeys(numbers.tolist()):  # in the order in which classes appear
+        rows = np.flatnonzero(numbers == number)
+        turns = np.sort(np.arange(before, before + len(rows)) % k)
+        drawn.shuffle(turns)
+        fold[rows] = turns
+        before += len(rows)
+    return fold
 
 
 def _strata(targets: Tensor, k: int) -> npt.NDArray[np.int64] | None:

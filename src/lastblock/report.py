@@ -24,6 +24,7 @@ import numpy as np
 from markupsafe import Markup, escape
 
 from lastblock import figures
+from lastblock.beside import Here
 from lastblock.decoder.catalog import MODELS
 from lastblock.evaluation import History, evaluate
 from lastblock.explanation import Explanation, Piece, marked
@@ -84,7 +85,7 @@ def write_report(
     _write(folder / "report.json", text + "\n")
     facts, card, page = _facts(full), _template("card.md"), _template("report.html")
     pictures: dict[str, str] = {}
-    for those in [begin_pictures(full)] if drawn is None else drawn:
+    for those in [begin_pictures(full, Here())] if drawn is None else drawn:
         of_page, files = those()
         pictures |= of_page
         for name, file in files.items():
@@ -96,10 +97,10 @@ def write_report(
     _write(folder / "report.html", page.render(figures=pictures, **facts))
 
 
-def begin_pictures(report: Report, draw: figures.Draw = figures.here) -> Drawn:
-    """Have a report's pictures drawn, or those of what there is of it yet; waits for them."""
+def begin_pictures(report: Report, beside: Here) -> Drawn:
+    """What waits for a report's pictures, or for those of what there is of it yet."""
     part = _judged_part(report) if "splits" in report else ""
-    return draw(_plain(report), part, CARD_FIGURES)
+    return beside.pictures(_plain(report), part, CARD_FIGURES)
 
 
 def explanation_page(explanations: Sequence[Explanation]) -> str:

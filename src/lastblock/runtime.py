@@ -232,8 +232,14 @@ def inferred(work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[
 
 def one_beside() -> ThreadPoolExecutor:
     """A thread, of torch's one too, for small things computed while the caller goes on."""
+    import torch
+
+    threads = torch.get_num_threads()
     # Said to it, as it would take what ``inferred`` has just given others, and round otherwise.
-    return ThreadPoolExecutor(1, initializer=_share, initargs=(1,))
+    pool = ThreadPoolExecutor(1, initializer=_share, initargs=(1,))
+    pool.submit(torch.get_num_threads).result()  # it has begun, and is no model for others
+    torch.set_num_threads(threads)
+    return pool
 
 
 def _share(threads: int) -> None:

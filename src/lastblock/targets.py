@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.utils.validation import column_or_1d
 
 from lastblock.config import ClassWeight, LabelForm
 from lastblock.data.examples import Label, LabelSet
@@ -84,6 +83,8 @@ def read_targets(y: Any) -> Targets:
         if y.ndim == 2 and y.shape[1] > 1:
             return _columns(y)
         if y.ndim != 1 or not _holds_sets(y):
+            from sklearn.utils.validation import column_or_1d  # takes a second to import
+
             y = column_or_1d(y, warn=True)  # takes (n, 1), with a warning
     given = list(y)
     if _holds_sets(given):

@@ -171,17 +171,16 @@ def train(
 
 def run(config: RunConfig) -> None:
     """Train as configured; print the scores, the settings, the time taken and the folder."""
-    from lastblock import figures
+    from lastblock.beside import Beside, Here
     from lastblock.runtime import without_collecting
 
-    # What is to be imported for pictures is imported beside the rest, if any of that lies ahead.
-    beside = figures.Beside() if "torch" not in sys.modules else nullcontext(figures.here)
-    with beside as draw:
+    # What is to be imported there is imported beside the rest, if any of that lies ahead.
+    with Beside() if "torch" not in sys.modules else nullcontext(Here()) as beside:
         with without_collecting():
             from lastblock.cli.progress import make_progress
             from lastblock.cli.tables import print_report
             from lastblock.finetune import finetune
 
-        result = finetune(config, make_progress(), draw)
+        result = finetune(config, make_progress(), beside)
     print_report(result.report)
     print(f"saved     {result.folder}, all about it in {result.folder}/report.html")

@@ -5,6 +5,7 @@ Knows no file and no format. Imports no torch.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +18,8 @@ from lastblock.errors import DataError
 Label = str | int
 LabelSet = tuple[Label, ...]  # the labels of one text, where it may have several or none
 Rows = NDArray[np.int64]
+# Runs of punctuation are words too: "!!!" and ":)" tell a lot in short messages.
+WORD = re.compile(r"\w+|[^\w\s]+")
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Pictures drawn in a process of their own are those that are drawn here, and never missing."""
+"""What another process does is what would have been done here, and it is never missing."""
 
 import json
 import os
@@ -10,26 +10,32 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from subprocess import Popen
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 from reports import full_report, history, report
 
+from lastblock import beside as module
 from lastblock import figures
+from lastblock.beside import Beside, Here
 from lastblock.report import CARD_FIGURES, begin_pictures, write_report
 
 
 @pytest.mark.parametrize("names", [("ham", "spam"), ("a", "Größe", "税", "d")])
-def test_pictures_drawn_beside_are_those_drawn_here(tmp_path: Path, names: tuple[str, ...]) -> None:
+def test_pictures_drawn_beside_are_those_drawn_here(
+    tmp_path: Path, names: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
     folders = [tmp_path / "beside", tmp_path / "here"]
     for folder in folders:
         folder.mkdir()
     facts = full_report(names)
-    with figures.Beside() as beside:
+    with Beside() as beside, monkeypatch.context() as patched:
+        patched.setattr(figures, "pictures", _refused)
         training = {"choice": facts.pop("choice"), "history": history().to_dict()}
         drawn = [begin_pictures(part, beside) for part in (training, facts)]
         write_report(folders[0], full_report(names), history(), drawn=drawn)
-    assert beside._process is not None
-    assert beside._process.returncode == 0, "it was drawn here after all"
     write_report(folders[1], full_report(names), history())
     for file in ("report.html", "README.md", "report.json", "figures/reliability.png"):
         assert (folders[0] / file).read_bytes() == (folders[1] / file).read_bytes(), file
@@ -38,13 +44,34 @@ def test_pictures_drawn_beside_are_those_drawn_here(tmp_path: Path, names: tuple
 FACTS = {**report(), "history": history().to_dict()}
 
 
-def _drawn(beside: figures.Beside) -> figures.Pictures:
-    return beside(FACTS, "test", CARD_FIGURES)()
+def _drawn(beside: Beside) -> figures.Pictures:
+    return beside.pictures(FACTS, "test", CARD_FIGURES)()
 
 
 @pytest.fixture(scope="module")
 def expected() -> figures.Pictures:
     return figures.pictures(FACTS, "test", CARD_FIGURES)
+
+
+TEXTS = [f"the {'river' if i % 3 else 'bank'} of {i}" for i in range(30)]
+LABELS = np.array([0 if i % 3 else 1 for i in range(30)])
+SEVERAL = np.stack([LABELS == 1, np.arange(30) % 2 == 0], axis=1)
+THIRDS = [(np.flatnonzero(np.arange(30) % 3 != i), np.arange(i, 30, 3)) for i in range(3)]
+
+
+@pytest.mark.parametrize("labels", [LABELS, SEVERAL], ids=["one", "several"])
+def test_a_baseline_fitted_beside_is_the_one_fitted_here(
+    labels: npt.NDArray[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the bit, with the part that it is not asked about, and that it learns from in turn."""
+    told = TEXTS, labels, 2, 7, [["a bank", "Größe \ud800 \u2028 \n"], []], THIRDS
+    with Beside() as beside, monkeypatch.context() as patched:
+        patched.setattr("lastblock.baseline.baseline_says", _refused)
+        there = beside.baseline(*told)()
+    here = Here().baseline(*told)()
+    assert [said.shape for said in here] == [(2, 2), (0, 2), (30, 2)]
+    for one, other in zip(there, here, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def _refused(*_: object, **__: object) -> None:
@@ -69,15 +96,17 @@ def test_what_is_not_drawn_beside_is_drawn_here(
     way: Callable[..., object], expected: figures.Pictures, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(subprocess, "Popen", way)
-    with figures.Beside() as beside:
+    with Beside() as beside:
+        begun = beside.baseline(TEXTS, LABELS, 2, 7, [["a bank"]])
         assert _drawn(beside) == expected
+        np.testing.assert_array_equal(begun(), Here().baseline(TEXTS, LABELS, 2, 7, [["a bank"]])())
 
 
 def test_what_a_process_no_longer_draws_is_drawn_here(
     expected: figures.Pictures, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(subprocess, "Popen", _instead('input(); print(\'{"svg":{},"png":{}}\')'))
-    with figures.Beside() as beside:
+    with Beside() as beside:
         assert _drawn(beside) == ({}, {})
         assert _drawn(beside) == expected
 
@@ -86,7 +115,7 @@ def test_an_unknown_interpreter_draws_here(
     expected: figures.Pictures, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "executable", "")
-    with figures.Beside() as beside:
+    with Beside() as beside:
         assert _drawn(beside) == expected
 
 
@@ -95,14 +124,14 @@ def test_nobody_waits_for_a_process_that_hangs(
 ) -> None:
     """Not even to tell it what to draw: that is more than a pipe takes in one go."""
     monkeypatch.setattr(subprocess, "Popen", _instead("import time; time.sleep(600)"))
-    monkeypatch.setattr(figures, "_PATIENCE", 0.1)
-    monkeypatch.setattr(figures, "_MOMENT", 0.1)
+    monkeypatch.setattr(module, "_PATIENCE", 0.1)
+    monkeypatch.setattr(module, "_MOMENT", 0.1)
     facts = {**FACTS, "more": "x" * 1_000_000}
-    with figures.Beside() as beside:
-        assert beside(facts, "test", CARD_FIGURES)() == expected
+    with Beside() as beside:
+        assert beside.pictures(facts, "test", CARD_FIGURES)() == expected
     assert beside._process is not None
     assert beside._process.returncode == -signal.SIGKILL
-    with figures.Beside() as unused:
+    with Beside() as unused:
         assert unused._process is not None
     assert unused._process.returncode == -signal.SIGKILL
 
@@ -110,8 +139,8 @@ def test_nobody_waits_for_a_process_that_hangs(
 def test_without_pictures_the_other_process_ends_by_itself(tmp_path: Path) -> None:
     """Killed, it could leave its folder behind, or the list of fonts locked."""
     code = (
-        "from lastblock import figures; import sys\n"
-        "try:\n    with figures.Beside() as beside:\n        raise KeyboardInterrupt\n"
+        "from lastblock.beside import Beside; import sys\n"
+        "try:\n    with Beside() as beside:\n        raise KeyboardInterrupt\n"
         "except KeyboardInterrupt:\n    sys.exit(beside._process.returncode)"
     )
     nowhere = dict.fromkeys(("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME"), "/proc/nowhere")
@@ -136,9 +165,9 @@ def test_it_is_this_lastblock_that_draws(tmp_path: Path) -> None:
     facts.write_text(json.dumps(FACTS))
     code = (
         f"import sys; sys.path.insert(0, {str(ours)!r})\n"
-        "from lastblock import figures; import json\n"
+        "from lastblock import figures; from lastblock.beside import Beside; import json\n"
         f"facts = json.load(open({str(facts)!r}))\n"
-        "with figures.Beside() as beside:\n    drawn = beside(facts, 'test', [])()\n"
+        "with Beside() as beside:\n    drawn = beside.pictures(facts, 'test', [])()\n"
         "assert beside._process.returncode == 0\n"
         "assert drawn == figures.pictures(facts, 'test', [])\n"
         "assert 'viewBox=\"0 0 446.4 ' in drawn.svg['loss'], drawn.svg['loss'][:200]"
