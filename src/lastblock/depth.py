@@ -145,10 +145,13 @@ def choose_depth(
             del running[depth]
 
     def keep_and_probe(
-        kept: ActivationStore, new: dict[bytes, Tensor], known: dict[bytes, Tensor]
+        kept: ActivationStore,
+        new: Callable[[], dict[bytes, Tensor]],
+        known: dict[bytes, Tensor],
     ) -> Probe:
-        kept.put(new, progress)
-        both = new | known
+        pooled = new()
+        kept.put(pooled, progress)
+        both = pooled | known
         features = torch.stack([both[ids.tobytes()] for ids in texts]).float()  # (n, 2, C)
         means = features.shape[2]
         return fit_probe(features.flatten(1), truth, counts, whole, means=means)
@@ -165,11 +168,10 @@ def choose_depth(
             known = stores[stop].known(texts)
             # An earlier choice may have stopped before it came here.
             climb.begin([ids for ids in texts if ids.tobytes() not in known])
-            new = climb.pooled()
             if probing:
                 judge()
             running[stop] = climb.here()
-            probing.append(beside.submit(keep_and_probe, stores[stop], new, known))
+            probing.append(beside.submit(keep_and_probe, stores[stop], climb.pooled(), known))
             if curve.settled(SURE - 1):
                 judge()
             if curve.settled(SURE):
@@ -413,14 +415,21 @@ class _Ascent:
         self._stops.append(depth)
         return climbed
 
-    def pooled(self) -> dict[bytes, Tensor]:
-        """Mean states and last token's states here, (2, C) float32, by the texts' token ids."""
-        found = {}
-        for batch in self._batches:
-            last, mean = batch.pooled[self.depth]
-            for ids, rows in zip(batch.texts, torch.stack((mean, last), 1), strict=True):
-                found[ids.tobytes()] = rows
-        return found
+    def pooled(self) -> Callable[[], dict[bytes, Tensor]]:
+        """What gives mean and last token's states here, (2, C) float32, by the texts' token ids.
+
+        Also when the texts have gone on.
+        """
+        here = [(batch.texts, batch.pooled[self.depth]) for batch in self._batches]
+
+        def by_ids() -> dict[bytes, Tensor]:
+            found = {}
+            for texts, (last, mean) in here:
+                for ids, rows in zip(texts, torch.stack((mean, last), 1), strict=True):
+                    found[ids.tobytes()] = rows
+            return found
+
+        return by_ids
 
     def here(self) -> list[Climb]:
         """Each batch where it is, to come back to when it has gone on."""

@@ -107,9 +107,10 @@ class Shelf:
 
     def find(self, ids: Iterable[bytes]) -> dict[bytes, Tensor]:
         """What is here of these texts, by their ids: (rows, C), mapped and found undamaged."""
-        wanted = {_key(each): each for each in ids}
+        files = sorted(self._folder.glob(f"*{_SUFFIX}"))
+        wanted = {_key(each): each for each in ids} if files else {}
         found: dict[bytes, Tensor] = {}
-        for path in sorted(self._folder.glob(f"*{_SUFFIX}")):
+        for path in files:
             try:
                 sound = _sound_entries(path, wanted)
                 if sound:

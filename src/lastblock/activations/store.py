@@ -29,6 +29,7 @@ from lastblock.runtime import (
     available_memory,
     inferred,
     keep_freed_memory,
+    one_beside,
 )
 from lastblock.tokenization.batching import TokenIds, pad, shared_batches
 
@@ -92,27 +93,34 @@ class ActivationStore:
                 f"{found:,} of {len(missing):,} texts need no frozen pass: "
                 "their activations were kept by an earlier run"
             )
-        self.put(computed or {}, progress)
+        new = {key: rows for key, rows in (computed or {}).items() if key not in self._states}
+        self._states |= new
         unknown = [ids for key, ids in missing.items() if key not in self._states]
-        planned, on_disk = self._plan(classifier, unknown, progress)
+        planned, on_disk = self._plan(classifier, unknown, _bytes_of(new), progress)
         waiting: dict[bytes, Tensor] = {}
-        try:
-            with progress.task("frozen pass", sum(map(len, planned)), "tokens") as advance:
-                texts_of = [[planned[i] for i in batch] for batch in _batches(planned)]
-                passes = inferred(partial(activations_of, classifier), texts_of)
-                for texts, activations in zip(texts_of, passes, strict=True):
-                    done = sum(len(ids) for ids in texts)
-                    keys = (ids.tobytes() for ids in texts)
-                    states = dict(zip(keys, activations, strict=True))
-                    self._states |= states
-                    self.tokens_computed += done
-                    if on_disk:
-                        waiting |= states
-                        if sum(state.nbytes for state in waiting.values()) >= FILE_BYTES:
-                            self._put_on_disk(waiting, progress)
-                    advance(done)
-        finally:  # an interrupted pass goes on where it stopped
-            self._put_on_disk(waiting, progress)
+        # Some are written while others are computed, and no more wait than are being written.
+        with one_beside() as beside:
+            writing = beside.submit(self._put_on_disk, new, progress)
+            try:
+                with progress.task("frozen pass", sum(map(len, planned)), "tokens") as advance:
+                    texts_of = [[planned[i] for i in batch] for batch in _batches(planned)]
+                    passes = inferred(partial(activations_of, classifier), texts_of)
+                    for texts, activations in zip(texts_of, passes, strict=True):
+                        done = sum(len(ids) for ids in texts)
+                        keys = (ids.tobytes() for ids in texts)
+                        states = dict(zip(keys, activations, strict=True))
+                        self._states |= states
+                        self.tokens_computed += done
+                        if on_disk:
+                            waiting |= states
+                            if _bytes_of(waiting) >= FILE_BYTES:
+                                writing.result()
+                                writing = beside.submit(self._put_on_disk, waiting, progress)
+                                waiting = {}
+                        advance(done)
+            finally:  # an interrupted pass goes on where it stopped
+                writing.result()
+                self._put_on_disk(waiting, progress)
 
     def recall(self, sequences: Sequence[TokenIds]) -> int:
         """Find on the shelf what is not here yet; how many were. Computes nothing."""
@@ -134,14 +142,21 @@ class ActivationStore:
         self._put_on_disk(new, progress)
 
     def _plan(
-        self, classifier: SequenceClassifier, sequences: list[TokenIds], progress: Progress
+        self,
+        classifier: SequenceClassifier,
+        sequences: list[TokenIds],
+        others: int,
+        progress: Progress,
     ) -> tuple[list[TokenIds], bool]:
-        """The sequences whose activations will be kept, and whether on disk; said where not all."""
+        """The sequences whose activations will be kept, and whether on disk; said where not all.
+
+        ``others``: bytes that will be written besides.
+        """
         row = classifier.decoder.config.hidden_size * classifier.prefix_dtype.itemsize
         more = classifier.summary_rows
         sizes = np.cumsum([(len(ids) + more) * row for ids in sequences])
         needed = int(sizes[-1]) if len(sizes) else 0
-        disk = self._shelf.room() if self._shelf is not None and needed else 0
+        disk = max(0, self._shelf.room() - others) if self._shelf is not None and needed else 0
         if needed <= disk:
             return sequences, True
         memory = int(available_memory() * MEMORY_SHARE)
@@ -217,6 +232,10 @@ def states_of(
         return store.batch(sequences)
     except KeyError:
         return run_prefix(classifier, sequences)
+
+
+def _bytes_of(states: Mapping[bytes, Tensor]) -> int:
+    return sum(rows.nbytes for rows in states.values())
 
 
 def _size(number: int) -> str:
