@@ -6,7 +6,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from subprocess import Popen
@@ -64,7 +66,7 @@ def test_a_baseline_fitted_beside_is_the_one_fitted_here(
     labels: npt.NDArray[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """To the bit, with the part that it is not asked about, and that it learns from in turn."""
-    told = TEXTS, labels, 2, 7, [["a bank", "Größe \ud800 \u2028 \n"], []], THIRDS
+    told = TEXTS, labels, 2, 7, [["a bank", "Größe \ud800 \ud83d\ude00 \u2028 \n\0"], []], THIRDS
     with Beside() as beside, monkeypatch.context() as patched:
         patched.setattr("lastblock.baseline.baseline_says", _refused)
         there = beside.baseline(*told)()
@@ -148,6 +150,22 @@ def test_without_pictures_the_other_process_ends_by_itself(tmp_path: Path) -> No
     environment.pop("MPLCONFIGDIR", None)
     subprocess.run([sys.executable, "-c", code], env=environment, check=True)
     assert not any(tmp_path.iterdir())
+
+
+def test_nobody_waits_for_work_that_is_of_no_use_any_more() -> None:
+    """A baseline of many texts takes seconds; whoever is interrupted, or killed, ends it."""
+    texts = [" ".join(f"w{i * j % 9973}" for j in range(60)) for i in range(20_000)]
+    labels = np.arange(20_000) % 7
+    beside = Beside()
+    beside.baseline(texts, labels, 7, 1, [texts])
+    assert beside._process is not None
+    time.sleep(4)
+    assert beside._process.poll() is None
+    started = time.monotonic()
+    with suppress(KeyboardInterrupt), beside:
+        raise KeyboardInterrupt
+    assert beside._process.returncode == 0, "it had to be killed"
+    assert time.monotonic() - started < module._MOMENT
 
 
 def test_it_is_this_lastblock_that_draws(tmp_path: Path) -> None:

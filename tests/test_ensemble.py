@@ -10,7 +10,15 @@ from tiny import SETTINGS, random_decoder, random_part
 from lastblock import ensemble
 from lastblock.activations import ActivationStore, run_summary, run_tail
 from lastblock.classifier import SequenceClassifier
-from lastblock.ensemble import LEAST_GAIN, _if_worth_it, _texts_to_learn, add_readers, weigh
+from lastblock.ensemble import (
+    LEAST_GAIN,
+    Learnt,
+    _if_worth_it,
+    _texts_to_learn,
+    add_readers,
+    learn_words,
+    weigh,
+)
 from lastblock.lexicon import Lexicon, count_ngrams
 from lastblock.probe import cross_entropy, fit_lexicon, fit_probe
 from lastblock.runtime import Silent
@@ -41,7 +49,6 @@ def test_weights_are_those_of_the_least_cross_entropy() -> None:
 @pytest.mark.parametrize("words", [False, True])
 def test_logits_are_the_weighted_sum_of_all(validated: bool, weighted: bool, words: bool) -> None:
     classifier = SequenceClassifier(random_decoder(), 3, summary_depths=(1, 2))
-    settings = dataclasses.replace(SETTINGS, lexicon=words)
     train, validation = random_part(40), random_part(120) if validated else None
     if weighted:
         train = dataclasses.replace(train, weights=torch.rand(40).double().numpy())
@@ -53,8 +60,9 @@ def test_logits_are_the_weighted_sum_of_all(validated: bool, weighted: bool, wor
             parameter.add_(0.05 * torch.randn_like(parameter))
     alone = run_tail(classifier, train.sequences, store)
     mixture, unseen = add_readers(
-        classifier, store, train, validation, settings, untrained, Silent(), texts_of
-    )
+        classifier, store, train, validation, SETTINGS, untrained, Silent(), texts_of,
+        learning(train, texts_of) if words else None,
+    )  # fmt: skip
     summary = run_summary(classifier, train.sequences, store)
     weights = None if train.weights is None else torch.from_numpy(train.weights)
     labels = torch.from_numpy(train.labels)
@@ -81,9 +89,6 @@ def test_logits_are_the_weighted_sum_of_all(validated: bool, weighted: bool, wor
         assert bool((rest != 0).any()) == (mixture.tail > 0)
 
 
-LEXICAL = dataclasses.replace(SETTINGS, lexicon=True)
-
-
 def named(part: Encoded) -> Callable[[Sequence[TokenIds]], list[str]]:
     """Texts that say their class, which their token ids do not."""
     ids = [of.tobytes() for of in part.sequences]
@@ -91,12 +96,22 @@ def named(part: Encoded) -> Callable[[Sequence[TokenIds]], list[str]]:
     return lambda sequences: [names[of.tobytes()] for of in sequences]
 
 
+def learning(
+    part: Encoded, texts_of: Callable[[Sequence[TokenIds]], list[str]] | None = None
+) -> Callable[[], Learnt]:
+    """Learns words of these texts, or such as say their class, when it is called."""
+    texts = (texts_of or named(part))(part.sequences)
+    return lambda: learn_words(part, texts, 3)
+
+
 def test_before_training_there_is_neither_probe_nor_lexicon() -> None:
     classifier = SequenceClassifier(random_decoder(), 3, summary_depths=(1, 2))
     part, store = random_part(60), ActivationStore()
     before = run_tail(classifier, part.sequences, store)
     untrained = classifier.tail_state()
-    add_readers(classifier, store, part, None, LEXICAL, untrained, Silent(), named(part))
+    add_readers(
+        classifier, store, part, None, SETTINGS, untrained, Silent(), named(part), learning(part)
+    )
     assert not torch.allclose(run_tail(classifier, part.sequences, store), before)
     assert not classifier.lexicon.silent
     trained = classifier.tail_state()
@@ -111,19 +126,23 @@ def test_words_count_where_they_know_what_the_decoder_does_not() -> None:
     classifier = SequenceClassifier(random_decoder(), 3, summary_depths=(1, 2))
     part, store = random_part(120), ActivationStore()
     mixture, unseen = add_readers(
-        classifier, store, part, None, LEXICAL, classifier.tail_state(), Silent(), named(part)
-    )
+        classifier, store, part, None, SETTINGS, classifier.tail_state(), Silent(), named(part),
+        learning(part),
+    )  # fmt: skip
     assert mixture.lexicon > mixture.tail + mixture.probe
     assert "% the text's bare words', as weighed on 120 texts" in mixture.reason
     assert (unseen.argmax(1).numpy() == part.labels).all()
 
 
 def test_words_that_are_of_no_use_are_left_out() -> None:
+    def same(sequences: Sequence[TokenIds]) -> list[str]:
+        return ["the same"] * len(sequences)
+
     classifier = SequenceClassifier(random_decoder(), 3, summary_depths=(1, 2))
     part, store = random_part(60), ActivationStore()
     mixture, _ = add_readers(
-        classifier, store, part, None, LEXICAL, classifier.tail_state(), Silent(),
-        lambda sequences: ["the same"] * len(sequences),
+        classifier, store, part, None, SETTINGS, classifier.tail_state(), Silent(),
+        same, learning(part, same),
     )  # fmt: skip
     assert mixture.lexicon == 0
     assert classifier.lexicon is None
@@ -141,8 +160,9 @@ def test_some_of_many_texts_are_learnt_from(
     classifier = SequenceClassifier(random_decoder(), 3, summary_depths=(1, 2))
     part, store = random_part(120), ActivationStore()
     _, unseen = add_readers(
-        classifier, store, part, None, LEXICAL, classifier.tail_state(), Silent(), named(part)
-    )
+        classifier, store, part, None, SETTINGS, classifier.tail_state(), Silent(), named(part),
+        learning(part),
+    )  # fmt: skip
     assert (unseen.argmax(1).numpy() == part.labels).all()
 
 

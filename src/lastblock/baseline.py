@@ -103,8 +103,10 @@ def baseline_says(
     And last, if there are ``folds``, of the texts it learns from, as ``out_of_fold_probabilities``
     has them.
     """
-    baseline = fit_baseline(texts, label_ids, n_classes, seed)
-    said = [baseline.predict_proba(part) for part in asked]
+    said = []
+    if asked:
+        baseline = fit_baseline(texts, label_ids, n_classes, seed)
+        said += [baseline.predict_proba(part) for part in asked]
     if folds:
         said.append(out_of_fold_probabilities(texts, label_ids, n_classes, seed, folds))
     return said

@@ -5,16 +5,20 @@ As a program it does what it is told; see ``Beside``.
 
 from __future__ import annotations
 
+import _thread
 import atexit
 import base64
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
+from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -26,10 +30,11 @@ from lastblock.data.examples import Rows
 from lastblock.figures import Facts, Pictures
 from lastblock.targets import Numbers
 
-# Seconds that another process may take for a report's pictures, which take two.
-_PATIENCE = 120
-# And for coming to its end once there is nothing to do.
-_MOMENT = 5
+# Seconds that another process may take for a report's pictures, which take two; and besides for
+# each text and class of a baseline, many times what it takes.
+_PATIENCE, _PATIENCE_EACH = 120, 0.01
+# And for coming to its end: once there is nothing more to read, when asked to stop, and at most.
+_AT_ONCE, _SOON, _MOMENT = 0.1, 1, 5
 
 Result = TypeVar("Result")
 Says = list[npt.NDArray[np.float64]]
@@ -94,14 +99,16 @@ class Beside(Here):
         trace: TracebackType | None,
     ) -> None:
         if self._process is not None:
-            # Told that there is nothing more to do, it ends by itself. Killed while it imports
-            # matplotlib, it could leave files behind that lock others out.
-            ending = self._thread.submit(self._process.communicate)
-            try:
-                with suppress(TimeoutError):
-                    ending.exception(_MOMENT)
-            finally:
-                self._process.kill()
+            # With nothing more to read it ends by itself. Killed while it imports matplotlib, it
+            # could leave files behind that lock others out. By another thread than that which may
+            # still wait for an answer.
+            with ThreadPoolExecutor(1) as last:
+                ending = last.submit(self._process.communicate)
+                try:
+                    with suppress(TimeoutError):
+                        ending.exception(_MOMENT)
+                finally:
+                    self._process.kill()
         self._thread.shutdown()
 
     def pictures(self, report: Facts, part: str, files: Sequence[str]) -> Callable[[], Pictures]:
@@ -127,8 +134,8 @@ class Beside(Here):
         here = super().baseline(texts, label_ids, n_classes, seed, asked, folds)
         rows = [[fit.tolist(), held.tolist()] for fit, held in folds]
         told = [texts, label_ids.tolist(), n_classes, seed, asked, rows]
-        # Of many texts this takes minutes, there as here.
-        return self._begun("baseline", told, says, here, patience=None)
+        patience = _PATIENCE + _PATIENCE_EACH * len(texts) * n_classes
+        return self._begun("baseline", told, says, here, patience)
 
     def _begun(
         self,
@@ -136,36 +143,66 @@ class Beside(Here):
         arguments: Sequence[Any],
         taken: Callable[[Any], Result],
         here: Callable[[], Result],
-        patience: float | None,
+        patience: float,
     ) -> Callable[[], Result]:
         """What waits for some work that is begun there, or else does it ``here``."""
         process = self._process
         if process is None:
             return here
-        said = json.dumps([name, *arguments]).encode()
+        said = _line([name, *arguments])
         answer = self._thread.submit(_answer, process, said)
 
         def wait() -> Result:
             try:
-                return taken(json.loads(answer.result(patience)))
-            except (OSError, ValueError):  # of which a timeout is one
+                return taken(_read(answer.result(patience)))
+            except (OSError, ValueError, LookupError, TypeError):  # late, or not an answer
                 process.kill()
                 return here()
 
         return wait
 
 
+def _line(of: object) -> bytes:
+    """A line of JSON. Half surrogates stay what they are: two escaped ones would be read as one."""
+    return json.dumps(of, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
+
+
+def _read(line: bytes) -> Any:
+    return json.loads(line.decode("utf-8", "surrogatepass"))
+
+
 def _answer(process: subprocess.Popen[bytes], said: bytes) -> bytes:
     """The line that a process answers a line with; nothing where it has ended."""
     assert process.stdin is not None
     assert process.stdout is not None
-    process.stdin.write(said + b"\n")
+    process.stdin.write(said)
     process.stdin.flush()
     return process.stdout.readline()
 
 
+def _lines() -> Iterator[bytes]:
+    """What is said to this process, line by line, which ends once nobody is there to say more.
+
+    Whatever it is doing then, nobody waits for that either.
+    """
+    lines: SimpleQueue[bytes] = SimpleQueue()
+
+    def take() -> None:
+        for line in sys.stdin.buffer:
+            lines.put(line)
+        lines.put(b"")
+        time.sleep(_AT_ONCE)
+        _thread.interrupt_main()
+        time.sleep(_SOON)
+        os._exit(0)
+
+    threading.Thread(target=take, daemon=True).start()
+    return iter(lines.get, b"")
+
+
 def _do_what_is_said() -> None:
     """The process that ``Beside`` starts: it answers each line of JSON with another."""
+    said = _lines()
     # After all others that are to be called at the end, as the first one is: taking apart what was
     # imported would take a tenth of a second more, which is waited for.
     atexit.register(os._exit, 0)
@@ -173,18 +210,21 @@ def _do_what_is_said() -> None:
     import matplotlib.backends.backend_svg
     import matplotlib.figure  # noqa: F401
 
+    # As if it were not installed, as it need not be: scikit-learn imports it for nothing here.
+    sys.modules["pandas"] = None  # type: ignore[assignment]
     from lastblock.baseline import baseline_says
 
-    for line in sys.stdin.buffer:
-        name, *arguments = json.loads(line)
+    del sys.modules["pandas"]
+    for line in said:
+        name, *arguments = _read(line)
         if name == "pictures":
             drawn = figures.pictures(*arguments)
             files = {name: base64.b64encode(file).decode() for name, file in drawn.png.items()}
             answer: object = {"svg": drawn.svg, "png": files}
         else:
-            answer = [said.tolist() for said in baseline_says(*arguments)]
-        sys.stdout.write(json.dumps(answer) + "\n")
-        sys.stdout.flush()
+            answer = [each.tolist() for each in baseline_says(*arguments)]
+        sys.stdout.buffer.write(_line(answer))
+        sys.stdout.buffer.flush()
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,15 +102,15 @@ def add_readers(
     untrained: dict[str, Tensor],
     progress: Progress,
     texts_of: Callable[[Sequence[TokenIds]], Sequence[str]],
-    learnt: Future[Learnt] | None = None,
+    learnt: Callable[[], Learnt] | None,
 ) -> tuple[Mixture, Tensor | None]:
     """Fit probe and lexicon, weigh them and the trained tail, and put all into ``classifier``.
 
-    A lexicon only where the settings have one, and it is worth it. ``store`` holds the activations
-    of both parts; ``untrained`` is the tail before training; ``texts_of`` gives texts by their
-    token ids; ``learnt`` comes of ``learn_words``, if somebody has begun it. The second result is
-    what all say together of each training text when their weights were fitted without it, logits
-    (n, n_classes); None where they were weighed on the validation part.
+    ``store`` holds the activations of both parts; ``untrained`` is the tail before training;
+    ``texts_of`` gives texts by their token ids; ``learnt`` waits for ``learn_words``, where a
+    lexicon is to join if it is worth it. The second result is what all say together of each
+    training text when their weights were fitted without it, logits (n, n_classes); None where they
+    were weighed on the validation part.
     """
     summary = run_summary(classifier, train.sequences, store)
     probe = fit_probe(summary, *train.tensors(), train.of, means=classifier.probed_means)
@@ -126,12 +125,8 @@ def add_readers(
         judged, measured_on = train, f"training part ({FOLDS}-fold cross-validation)"
     tail, share = weigh(tail_says, probe_says, *judged.tensors())
     said, words = tail * tail_says + share * probe_says, 0.0
-    if settings.lexicon:
-        if learnt is not None:
-            of = learnt.result()
-        else:
-            classes = classifier.head.out_features
-            of = learn_words(train, texts_of(train.sequences), classes)
+    if learnt is not None:
+        of = learnt()
         lexicon = of.lexicon
         if judged is train:
             words_say = torch.empty_like(said)

@@ -7,7 +7,7 @@ score; what it learns and says is the learner's.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -75,9 +75,9 @@ class TextClassifier(ClassifierMixin, Learner, BaseEstimator):  # type: ignore[m
     """
 
     @classmethod
-    def of(cls, learner: Learner) -> TextClassifier:
+    def of(cls, learner: Learner) -> Self:
         """A learner as such an estimator: with its parameters, and what it has learnt."""
-        classifier = cls()
+        classifier = cls.__new__(cls)
         classifier.__dict__.update(vars(learner))
         return classifier
 

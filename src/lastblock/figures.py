@@ -64,7 +64,7 @@ def draw(report: Facts, part: str) -> Iterator[tuple[str, Figure]]:
         for what, points in (("loss", history["losses"]), ("accuracy", history["accuracies"])):
             if points:
                 yield what, training_curve(points, what, unit)
-    scores = report.get("splits", {}).get(part, {})
+    scores = report["splits"][part] if "splits" in report else {}
     if "confusion" in scores:
         yield "confusion", confusion_matrix(scores["confusion"], list(scores["per_class"]))
     said = report.get("calibration", {}).get("reliability", {}).get(part)

@@ -12,6 +12,7 @@ import csv
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ from lastblock.calibration import CALIBRATE_FROM
 from lastblock.config import NO_SEPARATOR, DataConfig, ReadOptions, RunConfig
 from lastblock.data.balance import undersample
 from lastblock.data.catalog import load_examples
-from lastblock.data.examples import Examples, Rows, Split
+from lastblock.data.examples import Examples, Split
 from lastblock.data.inspection import (
     check_trainable,
     count_shared,
@@ -94,7 +95,7 @@ class FinetuneResult:
     report: dict[str, Any]
     folder: Path | None
 
-    @property
+    @cached_property
     def classifier(self) -> TextClassifier:
         """The learner as a scikit-learn estimator."""
         from lastblock.estimator import TextClassifier
@@ -120,9 +121,9 @@ def finetune(
         rules = DATA_RULES[config.train.recipe]
         examples, found = read(config.data, progress)
         parts = split(examples, config, rules, progress)
-        folds, out = _folds(config, examples, parts, progress)
         # Whoever works in another process does so while this one goes on.
         rival = _begin_baseline(config, parts, beside)
+        folds, out = _folds(config, examples, parts, progress)
         classifier = _fit(config, parts, progress)
         chosen = {"choice": classifier.choice_} if classifier.choice_ else {}
         drawn = [begin_pictures({**chosen, "history": classifier.history_.to_dict()}, beside)]
@@ -132,7 +133,7 @@ def finetune(
             drawn.append(begin_pictures({"data": found, **scores}, beside))
             before = _scores_before(classifier, parts, encoded)
             doubts = _doubts(classifier, parts, said)
-            baseline = _baseline_scores(classifier, parts, rival())
+            baseline = _baseline_scores(classifier, parts, rival(), beside)
         seeds = _seeds(config, classifier, parts, scores["splits"], progress)
     shared = count_shared(parts["train"].texts, parts["test"].texts)
     report = {
@@ -518,40 +519,38 @@ def _suspects(
 def _begin_baseline(config: RunConfig, parts: Parts, beside: Here) -> Callable[[], Says]:
     """What waits for what TF-IDF and logistic regression, fitted to the same texts, say of others.
 
-    That is, of each part that is held out; and of the training part in turn, where thresholds are
-    to be chosen and there is no part that is large enough.
+    That is, of each part that is held out.
     """
-    train, seed = parts["train"], config.train.seed
+    train = parts["train"]
     targets = read_targets(train.targets)
     classes = targets.classes.tolist()
-    thirds: list[tuple[Rows, Rows]] = []
-    rule = threshold_rule(config.train.threshold, targets.form != "one")
-    chosen = rule is not None and rule.kind != "at"
-    if chosen and len(parts["validation"]) < CALIBRATE_FROM <= len(train):
-        thirds = [*folds(train.texts, train.targets, k=3, seed=seed)]
     asked = [parts[name].texts for name in _held_out(parts)]
-    return beside.baseline(train.texts, targets.numbers(classes), len(classes), seed, asked, thirds)
+    numbers = targets.numbers(classes)
+    return beside.baseline(train.texts, numbers, len(classes), config.train.seed, asked)
 
 
 def _held_out(parts: Parts) -> list[str]:
     return [name for name in ("validation", "test") if len(parts[name])]
 
 
-def _baseline_scores(learner: Learner, parts: Parts, says: Says) -> dict[str, Any]:
+def _baseline_scores(learner: Learner, parts: Parts, says: Says, beside: Here) -> dict[str, Any]:
     """What the baseline reaches on the same split, by the same rule; ``says`` is what it said."""
-    model, held_out = learner.model_, _held_out(parts)
-    names = model.class_names
-    said = dict(zip(held_out, says, strict=False))
-    truth = {name: _numbers(learner, parts[name]) for name in held_out}
+    model, train = learner.model_, parts["train"]
+    names, seed = model.class_names, model.settings.seed
+    said = dict(zip(_held_out(parts), says, strict=True))
+    truth = {name: _numbers(learner, parts[name]) for name in said}
     decision = replace(model.decision, temperature=1.0)
     rule = threshold_rule(model.settings.threshold, decision.multilabel)
-    if rule is not None and rule.kind != "at" and decision.thresholds is not None:
-        if len(says) > len(held_out):  # the model's own were chosen so too
-            chosen_on = _numbers(learner, parts["train"]), says[-1]
-        else:
+    if rule is not None and decision.thresholds is not None:
+        if "validation" in said and len(parts["validation"]) >= CALIBRATE_FROM:
             chosen_on = truth["validation"], said["validation"]
+        else:  # the model's own were chosen so too
+            thirds = [*folds(train.texts, train.targets, k=3, seed=seed)]
+            numbers = _numbers(learner, train)
+            in_turn = beside.baseline(train.texts, numbers, len(names), seed, [], thirds)
+            chosen_on = numbers, in_turn()[0]
         decision = with_thresholds(decision, rule, *chosen_on)
-    return {name: judge(decision, truth[name], said[name], names) for name in held_out}
+    return {name: judge(decision, truth[name], said[name], names) for name in said}
 
 
 def _folds(

@@ -214,14 +214,18 @@ class Learner:
             classifier.prefix_facts() | _begun_with(settings), files, self.cache_size
         )
         words_of, learnt = partial(texts_of, tokenizer=tokenizer, frame=frame), None
-        with watch("activations"), one_beside() as beside:
+        thread = one_beside()
+        try:
             if settings.lexicon:  # which needs no activations, and hardly more than a thread
                 texts = words_of(train.sequences)
-                learnt = beside.submit(learn_words, train, texts, len(self.classes_))
-            beside.submit(calibration.get_ready)
-            everything = [*train.sequences, *(validate.sequences if validate else ())]
-            store.fill(classifier, everything, progress, computed)
-            store.tokens_computed += tokens
+                learnt = thread.submit(learn_words, train, texts, len(self.classes_)).result
+            thread.submit(calibration.get_ready)
+            with watch("activations"):
+                everything = [*train.sequences, *(validate.sequences if validate else ())]
+                store.fill(classifier, everything, progress, computed)
+                store.tokens_computed += tokens
+        finally:  # whoever interrupts does not wait for words, and they may go on while it trains
+            thread.shutdown(wait=False)
         if decision.multilabel:
             start_at_shares(classifier, train)
         self.initial_tail_ = classifier.tail_state()

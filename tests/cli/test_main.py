@@ -149,3 +149,20 @@ def test_a_process_that_spares_itself_parts_of_torch_trains_the_same(
             subprocess.run(whole, check=True, capture_output=True, timeout=120)
         weights.append((folder / "model.safetensors").read_bytes())
     assert weights[0] == weights[1]
+
+
+@pytest.mark.parametrize("recipe", ["auto", "chapter6"])
+def test_training_imports_no_scikit_learn(recipe: str, pretrained: Path, tmp_path: Path) -> None:
+    """Another process does, which fits the baseline, and draws."""
+    data = tmp_path / "messages.csv"
+    rows = [f"{text},{label}" for text, label in zip(*messages(), strict=True)]
+    data.write_text("\n".join(["text,label", *rows]), encoding="utf-8")
+    code = (
+        "import sys; sys.modules.update(sklearn=None, matplotlib=None)\n"
+        "from lastblock.cli import run; sys.exit(run(sys.argv[1:]))"
+    )
+    command = ["train", str(data), "--model", str(pretrained), "--recipe", recipe, "--epochs", "1"]
+    whole = [sys.executable, "-c", code, *command, "-o", str(tmp_path / "model")]
+    done = subprocess.run(whole, check=True, capture_output=True, text=True, timeout=120)
+    assert "test: TF-IDF" in done.stdout
+    assert (tmp_path / "model" / "figures" / "loss.png").exists()

@@ -95,6 +95,8 @@ class ActivationStore:
             )
         new = {key: rows for key, rows in (computed or {}).items() if key not in self._states}
         self._states |= new
+        if self._shelf is not None and _bytes_of(new) > self._shelf.room():
+            self._put_on_disk(new, progress)  # which says so, and that is all that is to be said
         unknown = [ids for key, ids in missing.items() if key not in self._states]
         planned, on_disk = self._plan(classifier, unknown, _bytes_of(new), progress)
         waiting: dict[bytes, Tensor] = {}

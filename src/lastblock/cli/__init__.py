@@ -29,6 +29,9 @@ def main() -> None:
         from lastblock.runtime import spare_torch_compiler
 
         spare_torch_compiler()
+        # NumPy's and SciPy's threads, for which there is hardly anything to multiply here, would
+        # spin for a tenth of a second each, where something else is imported meanwhile.
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     code = 1
     try:
         code = run(sys.argv[1:])
