@@ -24,6 +24,7 @@ from lastblock.training import (
     AdamW,
     Encoded,
     cross_entropy,
+    cross_entropy_slope,
     learning_rate_at,
     loss_and_accuracy,
     start_at_shares,
@@ -191,6 +192,22 @@ def test_the_weighted_loss_is_scikit_learn_s() -> None:
     for weighted in (part, Encoded(part.sequences, part.labels)):
         expected = log_loss(part.labels, probabilities, sample_weight=weighted.weights)
         assert cross_entropy(logits, weighted).item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("several", "weights"),
+    [(False, None), (False, (30,)), (True, None), (True, (30, 1)), (True, (30, 3))],
+)
+def test_the_slope_of_the_loss_is_autograd_s(
+    several: bool, weights: tuple[int, ...] | None
+) -> None:
+    part, logits = random_part(30), (3 * torch.randn(30, 3)).requires_grad_()
+    if several:
+        part = dataclasses.replace(part, labels=np.random.rand(30, 3) < 0.3)
+    if weights is not None:
+        part = dataclasses.replace(part, weights=np.random.rand(*weights))
+    (expected,) = torch.autograd.grad(cross_entropy(logits, part), logits)
+    torch.testing.assert_close(cross_entropy_slope(logits.detach(), part), expected)
 
 
 @pytest.mark.usefixtures("gradients")

@@ -124,17 +124,17 @@ def finetune(
         # Whoever works in another process does so while this one goes on.
         rival = _begin_baseline(config, parts, beside)
         folds, out = _folds(config, examples, parts, progress)
-        classifier = _fit(config, parts, progress)
-        chosen = {"choice": classifier.choice_} if classifier.choice_ else {}
-        drawn = [begin_pictures({**chosen, "history": classifier.history_.to_dict()}, beside)]
-        encoded = _encode(classifier, parts, watch, progress)
+        learner = _fit(config, parts, progress)
+        chosen = {"choice": learner.choice_} if learner.choice_ else {}
+        drawn = [begin_pictures({**chosen, "history": learner.history_.to_dict()}, beside)]
+        encoded = _encode(learner, parts, watch, progress)
         with watch("evaluate"):
-            scores, said = _scores(classifier, parts, encoded)
+            scores, said = _scores(learner, parts, encoded)
             drawn.append(begin_pictures({"data": found, **scores}, beside))
-            before = _scores_before(classifier, parts, encoded)
-            doubts = _doubts(classifier, parts, said)
-            baseline = _baseline_scores(classifier, parts, rival(), beside)
-        seeds = _seeds(config, classifier, parts, scores["splits"], progress)
+            before = _scores_before(learner, parts, encoded)
+            doubts = _doubts(learner, parts, said)
+            baseline = _baseline_scores(learner, parts, rival(), beside)
+        seeds = _seeds(config, learner, parts, scores["splits"], progress)
     shared = count_shared(parts["train"].texts, parts["test"].texts)
     report = {
         "data": {
@@ -145,26 +145,26 @@ def finetune(
         },
         "split": {"how": _how_split(config.data, rules), "seed": config.train.seed},
         "settings": {
-            **classifier.model_.settings.to_dict(),
+            **learner.model_.settings.to_dict(),
             "balance": _balance(config, rules),
         },
         **chosen,
-        **({"mixture": classifier.mixture_} if classifier.mixture_ else {}),
+        **({"mixture": learner.mixture_} if learner.mixture_ else {}),
         **scores,
         **doubts,
         "before_training": before,
         "baseline": baseline,
         **folds,
         **seeds,
-        "seconds": _add(classifier.seconds_, watch.seconds),
-        "tokens": classifier.model_.store.tokens_computed,
+        "seconds": _add(learner.seconds_, watch.seconds),
+        "tokens": learner.model_.store.tokens_computed,
     }
     if target is not None:
         with checkpoint.staged(target) as folder, one_beside() as thread:
-            weights = thread.submit(checkpoint.write, classifier.model_, folder)
+            weights = thread.submit(checkpoint.write, learner.model_, folder)
             record = json.dumps(split_record(parts, examples.source))
             (folder / "split.json").write_text(record, encoding="utf-8")
-            names, decision = classifier.model_.class_names, classifier.model_.decision
+            names, decision = learner.model_.class_names, learner.model_.decision
             judged = [
                 (parts[part], [part] * len(of), of, decision.chosen(of))
                 for part, of in said.items()
@@ -172,11 +172,11 @@ def finetune(
             _write_predictions(folder / PREDICTIONS, "part", judged, names)
             if out is not None:
                 _write_predictions(folder / OUT_OF_FOLD, "fold", *out)
-            write_report(folder, report, classifier.history_, others=weights, drawn=drawn)
+            write_report(folder, report, learner.history_, others=weights, drawn=drawn)
     if config.log_to is not None:
         name = Path(config.output or examples.source).name
-        tracking.log(config.log_to, name, report, classifier.history_)
-    return FinetuneResult(classifier, report, target)
+        tracking.log(config.log_to, name, report, learner.history_)
+    return FinetuneResult(learner, report, target)
 
 
 def read(data: DataConfig, progress: Progress) -> tuple[Examples, dict[str, Any]]:
@@ -421,8 +421,8 @@ def _validation(parts: Parts) -> tuple[list[str], Sequence[Any]] | None:
     return _columns(parts["validation"]) if len(parts["validation"]) else None
 
 
-def _numbers(classifier: Learner, examples: Examples) -> Numbers:
-    return classifier.number(examples.targets, examples.texts)
+def _numbers(learner: Learner, examples: Examples) -> Numbers:
+    return learner.number(examples.targets, examples.texts)
 
 
 def _encode(
@@ -584,7 +584,7 @@ def _folds(
 
 def _seeds(
     config: RunConfig,
-    classifier: Learner,
+    learner: Learner,
     parts: Parts,
     scores: dict[str, Any],
     progress: Progress,
@@ -599,7 +599,7 @@ def _seeds(
     part = list(scores)[-1]
     seeds = [(config.train.seed + i) % 2**32 for i in range(n)]
     others = repeat(
-        TextClassifier.of(classifier),
+        TextClassifier.of(learner),
         _columns(parts["train"]),
         _columns(parts[part]),
         seeds=seeds[1:],
@@ -642,17 +642,17 @@ def evaluate_file(
         SavedModelError, DataError: the model or the file cannot be used.
     """
     progress = progress or Silent()
-    classifier = Learner.load(folder)
+    learner = Learner.load(folder)
     examples = load_examples(
         data, text_column=text_column, label_column=label_column, options=options
     )
     for note in examples.notes:
         progress.say(note)
-    model = classifier.model_
+    model = learner.model_
     separator = None
     if model.decision.multilabel:
         separator = examples.separator or known_separator(examples.labels, model.class_names)
-    truth = _numbers(classifier, replace(examples, separator=separator))
+    truth = _numbers(learner, replace(examples, separator=separator))
     probabilities = model.predict_proba(examples.texts, progress)
     scores = judge(model.decision, truth, probabilities, model.class_names)
     says = model.decision.describe(model.class_names)
