@@ -21,7 +21,7 @@ from reports import full_report, history, report
 
 from lastblock import beside as module
 from lastblock import figures
-from lastblock.beside import Beside, Here
+from lastblock.beside import Asked, Beside, Here
 from lastblock.report import CARD_FIGURES, begin_pictures, write_report
 
 
@@ -57,6 +57,7 @@ def expected() -> figures.Pictures:
 
 TEXTS = [f"the {'river' if i % 3 else 'bank'} of {i}" for i in range(30)]
 LABELS = np.array([0 if i % 3 else 1 for i in range(30)])
+ASKED = Asked(TEXTS, LABELS, 2, 7, [["a bank"]])
 SEVERAL = np.stack([LABELS == 1, np.arange(30) % 2 == 0], axis=1)
 THIRDS = [(np.flatnonzero(np.arange(30) % 3 != i), np.arange(i, 30, 3)) for i in range(3)]
 
@@ -66,11 +67,13 @@ def test_a_baseline_fitted_beside_is_the_one_fitted_here(
     labels: npt.NDArray[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """To the bit, with the part that it is not asked about, and that it learns from in turn."""
-    told = TEXTS, labels, 2, 7, [["a bank", "Größe \ud800 \ud83d\ude00 \u2028 \n\0"], []], THIRDS
+    asked = Asked(
+        TEXTS, labels, 2, 7, [["a bank", "Größe \ud800 \ud83d\ude00 \u2028 \n\0"], []], THIRDS
+    )
     with Beside() as beside, monkeypatch.context() as patched:
         patched.setattr("lastblock.baseline.baseline_says", _refused)
-        there = beside.baseline(*told)()
-    here = Here().baseline(*told)()
+        there = beside.baseline(asked)()
+    here = Here().baseline(asked)()
     assert [said.shape for said in here] == [(2, 2), (0, 2), (30, 2)]
     for one, other in zip(there, here, strict=True):
         np.testing.assert_array_equal(one, other)
@@ -99,9 +102,9 @@ def test_what_is_not_drawn_beside_is_drawn_here(
 ) -> None:
     monkeypatch.setattr(subprocess, "Popen", way)
     with Beside() as beside:
-        begun = beside.baseline(TEXTS, LABELS, 2, 7, [["a bank"]])
+        begun = beside.baseline(ASKED)
         assert _drawn(beside) == expected
-        np.testing.assert_array_equal(begun(), Here().baseline(TEXTS, LABELS, 2, 7, [["a bank"]])())
+        np.testing.assert_array_equal(begun(), Here().baseline(ASKED)())
 
 
 def test_what_a_process_no_longer_draws_is_drawn_here(
@@ -157,7 +160,7 @@ def test_nobody_waits_for_work_that_is_of_no_use_any_more() -> None:
     texts = [" ".join(f"w{i * j % 9973}" for j in range(60)) for i in range(20_000)]
     labels = np.arange(20_000) % 7
     beside = Beside()
-    beside.baseline(texts, labels, 7, 1, [texts])
+    beside.baseline(Asked(texts, labels, 7, 1, [texts]))
     assert beside._process is not None
     time.sleep(4)
     assert beside._process.poll() is None

@@ -167,9 +167,10 @@ def test_every_number_follows_from_the_saved_predictions(
     names, temperature = oracle.class_names, oracle.decision.temperature
     classifier = classifier_of(oracle, len(parts["validation"]))
     encoded = _encode(classifier, parts, Stopwatch(), Silent())
-    facts, said = _scores(classifier, parts, encoded)
-    facts |= {"before_training": _scores_before(classifier, parts, encoded)}
-    facts |= _doubts(classifier, parts, said)
+    truth = {name: classifier.number(part.targets, part.texts) for name, part in parts.items()}
+    facts, said = _scores(classifier, encoded, truth)
+    facts |= {"before_training": _scores_before(classifier, encoded, truth)}
+    facts |= _doubts(classifier, parts, truth, said)
     judged = [
         (parts[part], [part] * len(of), of, oracle.decision.chosen(of)) for part, of in said.items()
     ]

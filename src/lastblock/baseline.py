@@ -95,7 +95,7 @@ def baseline_says(
     label_ids: npt.ArrayLike,
     n_classes: int,
     seed: int,
-    asked: Sequence[Sequence[str]],
+    parts: Sequence[Sequence[str]],
     folds: Sequence[tuple[Rows, Rows]] = (),
 ) -> list[npt.NDArray[np.float64]]:
     """What a baseline says of each part that it is asked for, each (n, n_classes).
@@ -104,9 +104,9 @@ def baseline_says(
     has them.
     """
     said = []
-    if asked:
+    if parts:
         baseline = fit_baseline(texts, label_ids, n_classes, seed)
-        said += [baseline.predict_proba(part) for part in asked]
+        said += [baseline.predict_proba(part) for part in parts]
     if folds:
         said.append(out_of_fold_probabilities(texts, label_ids, n_classes, seed, folds))
     return said

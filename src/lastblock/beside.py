@@ -20,7 +20,7 @@ from contextlib import suppress
 from functools import partial
 from queue import SimpleQueue
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -38,7 +38,17 @@ _AT_ONCE, _SOON, _MOMENT = 0.1, 1, 5
 
 Result = TypeVar("Result")
 Says = list[npt.NDArray[np.float64]]
-Folds = Sequence[tuple[Rows, Rows]]
+
+
+class Asked(NamedTuple):
+    """Of a baseline, as ``baseline_says`` has it."""
+
+    texts: Sequence[str]
+    label_ids: Numbers
+    n_classes: int
+    seed: int
+    parts: Sequence[Sequence[str]]
+    folds: Sequence[tuple[Rows, Rows]] = ()
 
 
 class Here:
@@ -48,21 +58,13 @@ class Here:
         """What waits for ``figures.pictures``; a report is what JSON can say."""
         return partial(figures.pictures, report, part, files)
 
-    def baseline(
-        self,
-        texts: Sequence[str],
-        label_ids: Numbers,
-        n_classes: int,
-        seed: int,
-        asked: Sequence[Sequence[str]],
-        folds: Folds = (),
-    ) -> Callable[[], Says]:
+    def baseline(self, asked: Asked) -> Callable[[], Says]:
         """What waits for ``baseline.baseline_says``."""
 
         def says() -> Says:
             from lastblock.baseline import baseline_says  # which imports scikit-learn
 
-            return baseline_says(texts, label_ids, n_classes, seed, asked, folds)
+            return baseline_says(*asked)
 
         return says
 
@@ -119,23 +121,14 @@ class Beside(Here):
         here = super().pictures(report, part, files)
         return self._begun("pictures", [report, part, files], drawn, here, _PATIENCE)
 
-    def baseline(
-        self,
-        texts: Sequence[str],
-        label_ids: Numbers,
-        n_classes: int,
-        seed: int,
-        asked: Sequence[Sequence[str]],
-        folds: Folds = (),
-    ) -> Callable[[], Says]:
+    def baseline(self, asked: Asked) -> Callable[[], Says]:
         def says(said: Any) -> Says:
-            return [np.array(each, dtype=np.float64).reshape(-1, n_classes) for each in said]
+            return [np.array(each, dtype=np.float64).reshape(-1, asked.n_classes) for each in said]
 
-        here = super().baseline(texts, label_ids, n_classes, seed, asked, folds)
-        rows = [[fit.tolist(), held.tolist()] for fit, held in folds]
-        told = [texts, label_ids.tolist(), n_classes, seed, asked, rows]
-        patience = _PATIENCE + _PATIENCE_EACH * len(texts) * n_classes
-        return self._begun("baseline", told, says, here, patience)
+        folds = [(fit.tolist(), held.tolist()) for fit, held in asked.folds]
+        told = {**asked._asdict(), "label_ids": asked.label_ids.tolist(), "folds": folds}
+        patience = _PATIENCE + _PATIENCE_EACH * len(asked.texts) * asked.n_classes
+        return self._begun("baseline", [*told.values()], says, super().baseline(asked), patience)
 
     def _begun(
         self,

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lastblock import checkpoint, tracking
-from lastblock.beside import Here, Says
+from lastblock.beside import Asked, Here, Says
 from lastblock.calibration import CALIBRATE_FROM
 from lastblock.config import NO_SEPARATOR, DataConfig, ReadOptions, RunConfig
 from lastblock.data.balance import undersample
@@ -69,6 +69,7 @@ if TYPE_CHECKING:
 
 # Shares of a file that each part gets: the book's, in both recipes.
 FRACTIONS = {"train": 0.7, "validation": 0.1, "test": 0.2}
+HELD_OUT = ("validation", "test")
 
 PREDICTIONS, OUT_OF_FOLD = "predictions.csv", "out-of-fold.csv"
 # Mistakes that are explained word by word, and the tokens that each explanation may read: little,
@@ -129,11 +130,12 @@ def finetune(
         drawn = [begin_pictures({**chosen, "history": learner.history_.to_dict()}, beside)]
         encoded = _encode(learner, parts, watch, progress)
         with watch("evaluate"):
-            scores, said = _scores(learner, parts, encoded)
+            truth = {name: _numbers(learner, parts[name]) for name in encoded}
+            scores, said = _scores(learner, encoded, truth)
             drawn.append(begin_pictures({"data": found, **scores}, beside))
-            before = _scores_before(learner, parts, encoded)
-            doubts = _doubts(learner, parts, said)
-            baseline = _baseline_scores(learner, parts, rival(), beside)
+            before = _scores_before(learner, encoded, truth)
+            doubts = _doubts(learner, parts, truth, said)
+            baseline = _baseline_scores(learner, parts["train"], truth, rival(), beside)
         seeds = _seeds(config, learner, parts, scores["splits"], progress)
     shared = count_shared(parts["train"].texts, parts["test"].texts)
     report = {
@@ -438,12 +440,11 @@ def _encode(
 
 
 def _scores(
-    learner: Learner, parts: Parts, encoded: dict[str, list[TokenIds]]
+    learner: Learner, encoded: dict[str, list[TokenIds]], truth: dict[str, Numbers]
 ) -> tuple[dict[str, Any], dict[str, Probabilities]]:
     """EVALUATE every part; what the model says of each too."""
     model = learner.model_
     names, decision = model.class_names, model.decision
-    truth = {name: _numbers(learner, parts[name]) for name in encoded}
     logits = {name: model.logits(ids) for name, ids in encoded.items()}
     said = {name: decision.probabilities(z) for name, z in logits.items()}
     scores: dict[str, Any] = {
@@ -460,7 +461,7 @@ def _scores(
 
 
 def _scores_before(
-    learner: Learner, parts: Parts, encoded: dict[str, list[TokenIds]]
+    learner: Learner, encoded: dict[str, list[TokenIds]], truth: dict[str, Numbers]
 ) -> dict[str, Any]:
     """Every part's, as the model was before training."""
     model = learner.model_
@@ -469,16 +470,15 @@ def _scores_before(
     untrained = Decision(labels=model.decision.labels)
     said = {name: untrained.probabilities(model.logits(ids)) for name, ids in encoded.items()}
     model.classifier.load_tail_state(trained)
-    return {
-        name: judge(untrained, _numbers(learner, parts[name]), said[name], model.class_names)
-        for name in encoded
-    }
+    names = model.class_names
+    return {name: judge(untrained, truth[name], said[name], names) for name in encoded}
 
 
-def _doubts(learner: Learner, parts: Parts, said: dict[str, Probabilities]) -> dict[str, Any]:
+def _doubts(
+    learner: Learner, parts: Parts, truth: dict[str, Numbers], said: dict[str, Probabilities]
+) -> dict[str, Any]:
     """The surest mistakes of the test part, a few explained, and the others' doubtful labels."""
     model, found = learner.model_, dict[str, Any]()
-    truth = {name: _numbers(learner, parts[name]) for name in said}
     if "test" in said:
         mistakes = surest_mistakes(
             model.decision, parts["test"].texts, truth["test"], said["test"], model.class_names
@@ -521,36 +521,31 @@ def _begin_baseline(config: RunConfig, parts: Parts, beside: Here) -> Callable[[
 
     That is, of each part that is held out.
     """
-    train = parts["train"]
-    targets = read_targets(train.targets)
+    train, targets = parts["train"], read_targets(parts["train"].targets)
     classes = targets.classes.tolist()
-    asked = [parts[name].texts for name in _held_out(parts)]
-    numbers = targets.numbers(classes)
-    return beside.baseline(train.texts, numbers, len(classes), config.train.seed, asked)
+    numbers, held_out = targets.numbers(classes), [parts[name].texts for name in HELD_OUT]
+    asked = Asked(train.texts, numbers, len(classes), config.train.seed, held_out)
+    return beside.baseline(asked)
 
 
-def _held_out(parts: Parts) -> list[str]:
-    return [name for name in ("validation", "test") if len(parts[name])]
-
-
-def _baseline_scores(learner: Learner, parts: Parts, says: Says, beside: Here) -> dict[str, Any]:
+def _baseline_scores(
+    learner: Learner, train: Examples, truth: dict[str, Numbers], says: Says, beside: Here
+) -> dict[str, Any]:
     """What the baseline reaches on the same split, by the same rule; ``says`` is what it said."""
-    model, train = learner.model_, parts["train"]
+    model = learner.model_
     names, seed = model.class_names, model.settings.seed
-    said = dict(zip(_held_out(parts), says, strict=True))
-    truth = {name: _numbers(learner, parts[name]) for name in said}
+    said = {name: of for name, of in zip(HELD_OUT, says, strict=True) if len(of)}
     decision = replace(model.decision, temperature=1.0)
     rule = threshold_rule(model.settings.threshold, decision.multilabel)
     if rule is not None and decision.thresholds is not None:
-        if "validation" in said and len(parts["validation"]) >= CALIBRATE_FROM:
+        if len(says[0]) >= CALIBRATE_FROM:
             chosen_on = truth["validation"], said["validation"]
         else:  # the model's own were chosen so too
             thirds = [*folds(train.texts, train.targets, k=3, seed=seed)]
-            numbers = _numbers(learner, train)
-            in_turn = beside.baseline(train.texts, numbers, len(names), seed, [], thirds)
-            chosen_on = numbers, in_turn()[0]
+            asked = Asked(train.texts, truth["train"], len(names), seed, [], thirds)
+            chosen_on = truth["train"], beside.baseline(asked)()[0]
         decision = with_thresholds(decision, rule, *chosen_on)
-    return {name: judge(decision, truth[name], said[name], names) for name in said}
+    return {name: judge(decision, truth[name], of, names) for name, of in said.items()}
 
 
 def _folds(

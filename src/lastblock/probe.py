@@ -24,6 +24,7 @@ from scipy.sparse import csr_array
 from torch import Tensor
 from torch.nn import functional as F
 
+from lastblock.data.split import fold_rows
 from lastblock.lexicon import BUCKETS, Lexicon, Ngrams, weighted_sums
 
 # Ridge penalties tried, in units of the features' summed variance.
@@ -304,7 +305,7 @@ def folds(targets: Tensor, k: int, of: Array | None = None) -> list[_Part]:
         return []  # nothing is left to fit on
     strata = _strata(targets, k)
     fold = _dealt(len(rows), min(k, len(rows))) if strata is None else _dealt_by_class(strata, k)
-    sides = [(np.flatnonzero(fold != i), np.flatnonzero(fold == i)) for i in range(fold.max() + 1)]
+    sides = fold_rows(fold, int(fold.max()) + 1)
     return [(torch.from_numpy(fit), torch.from_numpy(held)) for fit, held in sides]
 
 

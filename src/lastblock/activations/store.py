@@ -93,8 +93,7 @@ class ActivationStore:
                 f"{found:,} of {len(missing):,} texts need no frozen pass: "
                 "their activations were kept by an earlier run"
             )
-        new = {key: rows for key, rows in (computed or {}).items() if key not in self._states}
-        self._states |= new
+        new = self._take_in(computed or {})
         if self._shelf is not None and _bytes_of(new) > self._shelf.room():
             self._put_on_disk(new, progress)  # which says so, and that is all that is to be said
         unknown = [ids for key, ids in missing.items() if key not in self._states]
@@ -139,9 +138,13 @@ class ActivationStore:
 
     def put(self, states: Mapping[bytes, Tensor], progress: Progress) -> None:
         """Take in activations that were computed elsewhere, by the bytes of their token ids."""
+        self._put_on_disk(self._take_in(states), progress)
+
+    def _take_in(self, states: Mapping[bytes, Tensor]) -> dict[bytes, Tensor]:
+        """Those of them that were not here."""
         new = {key: rows for key, rows in states.items() if key not in self._states}
         self._states |= new
-        self._put_on_disk(new, progress)
+        return new
 
     def _plan(
         self,

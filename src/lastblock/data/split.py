@@ -144,7 +144,7 @@ def folds(
     rng = np.random.default_rng(seed)
     if isinstance(labels[0], tuple):
         has = _has(tied, labels)  # type: ignore[arg-type]
-        return _fold_rows(stratify(has, tied.sizes, [1 / k] * k, rng)[tied.of_row], k)
+        return fold_rows(stratify(has, tied.sizes, [1 / k] * k, rng)[tied.of_row], k)
     fold = np.zeros(len(tied.sizes), np.int64)
     total = np.zeros(k, np.int64)
     for members in _by_class(tied, rng):
@@ -154,10 +154,11 @@ def folds(
             fold[group] = np.lexsort((total, of_class))[0]
             of_class[fold[group]] += tied.sizes[group]
             total[fold[group]] += tied.sizes[group]
-    return _fold_rows(fold[tied.of_row], k)
+    return fold_rows(fold[tied.of_row], k)
 
 
-def _fold_rows(of_row: NDArray[np.integer], k: int) -> list[tuple[Rows, Rows]]:
+def fold_rows(of_row: NDArray[np.integer], k: int) -> list[tuple[Rows, Rows]]:
+    """Rows to train on and rows to test on of each of ``k`` folds, by the fold of each row (n,)."""
     return [(np.flatnonzero(of_row != i), np.flatnonzero(of_row == i)) for i in range(k)]
 
 
