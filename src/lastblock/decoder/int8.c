@@ -20,6 +20,8 @@
 enum { ROWS = 6, COLUMNS = 64 };
 /* What stands for zero among the unsigned integers. */
 enum { ZERO = 128 };
+/* Inputs are fetched so many numbers before they are rounded. */
+enum { AHEAD = 512 };
 
 /* An activation's value, or x itself. */
 INLINE __m512 activated(__m512 x, const int activation)
@@ -52,8 +54,10 @@ INLINE float rounded(const int factored, const int normed, const float *x, const
             largest, _mm512_and_si512(_mm512_castps_si512(TAKEN(some, i)), sign));                \
     }
     int64_t i = 0;
-    for (; i + 16 <= size; i += 16)
+    for (; i + 16 <= size; i += 16) {
+        _mm_prefetch((const char *)(x + i + AHEAD), _MM_HINT_T0);
         LOOK(0xffff)
+    }
     if (i < size)
         LOOK(lanes(size - i))
     const uint32_t bits = _mm512_reduce_max_epu32(largest);
@@ -98,13 +102,11 @@ TARGET static void round_inputs(const float *x, int64_t n, const Layer *layer, u
 /* Written out, as compilers keep sums in arrays, or those of intrinsics, in memory. */
 #define MULTIPLY(sum, x, weight) __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(x), "v"(weight))
 
-INLINE __m512 scaled(__m512i exact, const Layer *layer, int64_t column, __m512 unit)
+/* Sums of integers -> numbers, plus a bias, or none. */
+INLINE __m512 scaled(__m512i exact, __m512 scale, __m512 unit, const float *bias)
 {
-    const __m512 scale = _mm512_mul_ps(_mm512_loadu_ps(layer->scale + column), unit);
-    const __m512 y = _mm512_cvtepi32_ps(exact);
-    if (!layer->bias)
-        return _mm512_mul_ps(y, scale);
-    return _mm512_fmadd_ps(y, scale, _mm512_loadu_ps(layer->bias + column));
+    const __m512 y = _mm512_cvtepi32_ps(exact), by = _mm512_mul_ps(scale, unit);
+    return bias ? _mm512_fmadd_ps(y, by, _mm512_loadu_ps(bias)) : _mm512_mul_ps(y, by);
 }
 
 /* What is to be ``added`` to some lanes, or none, is; ``left``: columns that there are. */
@@ -124,9 +126,12 @@ INLINE void finish(__m512i s0, __m512i s1, __m512i s2, __m512i s3, const Layer *
     const __m512 u = _mm512_set1_ps(unit);
     const int64_t column = panel * COLUMNS, wide = gated ? COLUMNS / 2 : COLUMNS;
     int64_t left = layer->out - panel * wide;
-    __m512 y0 = activated(scaled(s0, layer, column, u), activation);
-    __m512 y1 = activated(scaled(s1, layer, column + 16, u), activation);
-    __m512 y2 = scaled(s2, layer, column + 32, u), y3 = scaled(s3, layer, column + 48, u);
+#define SCALED(s, i)                                                                              \
+    scaled(s, _mm512_loadu_ps(layer->scale + column + i), u,                                      \
+           layer->bias ? layer->bias + column + i : NULL)
+    __m512 y0 = activated(SCALED(s0, 0), activation), y1 = activated(SCALED(s1, 16), activation);
+    __m512 y2 = SCALED(s2, 32), y3 = SCALED(s3, 48);
+#undef SCALED
     if (gated) {
         final(_mm512_mul_ps(y0, y2), added, 0, left, to);
         final(_mm512_mul_ps(y1, y3), added, 16, left, to);
@@ -241,7 +246,8 @@ enum { SIDE = 16, DEEP = 64, SQUARE = 2 * SIDE };
 #include <unistd.h>
 
 #define TILED                                                                                     \
-    __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,amx-tile,amx-int8")))
+    __attribute__((                                                                               \
+        target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,prfchw,amx-tile,amx-int8")))
 
 /* Sums of so many rows and a panel's columns, and what is wanted to follow them. */
 typedef struct {
@@ -251,48 +257,72 @@ typedef struct {
     int64_t rows, panel;
 } Square;
 
-INLINE void follow(const Square *s, int64_t row, const Layer *layer, const int activation,
-                   const int gated)
+/* What follows the sums of some rows, ``row`` to ``end``. */
+INLINE void follow(const Square *s, int64_t row, int64_t end, const Layer *layer,
+                   const int activation, const int gated)
 {
-    const __m512 unit = _mm512_set1_ps(s->unit[row]);
-    const int32_t *sums = s->sums + row * SQUARE;
-    const int64_t column = s->panel * SQUARE, at = row * layer->out;
+    if (row >= end)
+        return;
+    const int64_t column = s->panel * SQUARE;
     const int64_t left = layer->out - (gated ? column / 2 : column);
-    const float *added = s->added ? s->added + at : NULL;
-    const __m512 y0 = scaled(_mm512_load_si512(sums), layer, column, unit);
-    const __m512 y1 = scaled(_mm512_load_si512(sums + SIDE), layer, column + SIDE, unit);
-    const __m512 first = activated(y0, activation);
-    final(gated ? _mm512_mul_ps(first, y1) : first, added, 0, left, s->to + at);
-    if (!gated)
-        final(activated(y1, activation), added, SIDE, left, s->to + at);
+    const __m512 scale0 = _mm512_loadu_ps(layer->scale + column);
+    const __m512 scale1 = _mm512_loadu_ps(layer->scale + column + SIDE);
+    const float *bias0 = layer->bias ? layer->bias + column : NULL;
+    const float *bias1 = layer->bias ? bias0 + SIDE : NULL;
+    for (; row < end; row++) {
+        const __m512 unit = _mm512_set1_ps(s->unit[row]);
+        const int32_t *sums = s->sums + row * SQUARE;
+        const float *added = s->added ? s->added + row * layer->out : NULL;
+        float *to = s->to + row * layer->out;
+        const __m512 y0 = scaled(_mm512_load_si512(sums), scale0, unit, bias0);
+        const __m512 y1 = scaled(_mm512_load_si512(sums + SIDE), scale1, unit, bias1);
+        const __m512 first = activated(y0, activation);
+        final(gated ? _mm512_mul_ps(first, y1) : first, added, 0, left, to);
+        if (!gated)
+            final(activated(y1, activation), added, SIDE, left, to);
+    }
 }
 
-/* Sums of rows of integers, ``stride`` bytes each, and one panel; and meanwhile what follows those
- * before, which takes the processor's other parts as long. */
+/* Sums of rows of integers, ``stride`` bytes each, and one panel. Meanwhile, as that takes the
+ * processor's other parts: what follows the sums ``before``; and what would be waited for is fetched,
+ * which are the ``next`` columns of the weight, some bytes ``a step``, and the places that results go to. */
 static inline __attribute__((always_inline)) TILED void sum_square(
     const Layer *layer, const int8_t *weight, const uint8_t *whole, int64_t stride, Square *s,
-    const Square *before, const int activation, const int gated)
+    const Square *before, const int8_t *next, int64_t a_step, const int activation,
+    const int gated)
 {
     const int64_t deep = up_to(layer->in, DEEP) / DEEP, both = s->rows > SIDE;
-    int64_t done = 0;
+    const int64_t rows = (SQUARE + deep - 1) / deep; /* a step */
+#define BELOW(row, end) ((row) < (end) ? (row) : (end))
     _tile_zero(0);
     _tile_zero(1);
     _tile_zero(2);
     _tile_zero(3);
-    for (int64_t i = 0; i < deep; i++, whole += DEEP, weight += SQUARE * DEEP) {
+    for (int64_t i = 0, row = 0; i < deep; i++, row += rows) {
         _tile_loadd(4, whole, stride);
         _tile_loadd(6, weight, DEEP);
-        _tile_dpbssd(0, 4, 6);
         _tile_loadd(7, weight + SIDE * DEEP, DEEP);
+        _tile_dpbssd(0, 4, 6);
+        if (both)
+            _tile_loadd(5, whole + SIDE * stride, stride);
         _tile_dpbssd(1, 4, 7);
         if (both) {
-            _tile_loadd(5, whole + SIDE * stride, stride);
             _tile_dpbssd(2, 5, 6);
             _tile_dpbssd(3, 5, 7);
         }
-        for (; done < before->rows * (i + 1) / deep; done++)
-            follow(before, done, layer, activation, gated);
+        whole += DEEP;
+        weight += SQUARE * DEEP;
+        for (const int8_t *end = next + a_step; next < end; next += 64)
+            _mm_prefetch((const char *)next, _MM_HINT_T1);
+        if (!s->added) /* which are often the same places, and read anyway */
+            for (int64_t r = row; r < BELOW(row + rows, s->rows); r++) {
+                __builtin_prefetch(s->to + r * layer->out, 1);
+                if (!gated)
+                    __builtin_prefetch(s->to + r * layer->out + SIDE, 1);
+            }
+        follow(before, row, BELOW(row + rows, before->rows), layer, activation, gated);
     }
+#undef BELOW
     _tile_stored(0, s->sums, 4 * SQUARE);
     _tile_stored(1, s->sums + SIDE, 4 * SQUARE);
     _tile_stored(2, s->sums + SIDE * SQUARE, 4 * SQUARE);
@@ -306,25 +336,27 @@ static inline __attribute__((always_inline)) TILED void sum_squares(
 {
     const Layer *layer = p->layer;
     const int64_t wide = gated ? SIDE : SQUARE, bytes = SQUARE * up_to(layer->in, DEEP);
+    const int64_t deep = up_to(layer->in, DEEP) / DEEP, squares = up_to(here, SQUARE) / SQUARE;
+    const int64_t a_step = up_to((bytes + squares * deep - 1) / (squares * deep), 64);
     Square both[2], *s = both, *before = both + 1;
     before->rows = 0;
     for (int64_t panel = begin; panel < end; panel++) {
-        for (int64_t r = 0; r < here; r += SQUARE) {
+        const int8_t *weight = layer->panels + panel * bytes, *next = weight + bytes;
+        for (int64_t r = 0; r < here; r += SQUARE, next += deep * a_step) {
             const int64_t at = (first + r) * layer->out + panel * wide;
             s->unit = unit + r;
             s->added = p->added ? p->added + at : NULL;
             s->to = p->y + at;
             s->rows = here - r < SQUARE ? here - r : SQUARE;
             s->panel = panel;
-            sum_square(layer, layer->panels + panel * bytes, whole + r * stride, stride, s, before,
+            sum_square(layer, weight, whole + r * stride, stride, s, before, next, a_step,
                        activation, gated);
             Square *next = before;
             before = s;
             s = next;
         }
     }
-    for (int64_t row = 0; row < before->rows; row++)
-        follow(before, row, layer, activation, gated);
+    follow(before, 0, before->rows, layer, activation, gated);
 }
 
 #define SUMS(name, activation, gated)                                                             \
