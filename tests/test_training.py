@@ -24,9 +24,9 @@ from lastblock.training import (
     AdamW,
     Encoded,
     cross_entropy,
-    cross_entropy_slope,
     learning_rate_at,
     loss_and_accuracy,
+    loss_and_slope,
     start_at_shares,
     train_tail,
     training_step,
@@ -206,8 +206,29 @@ def test_the_slope_of_the_loss_is_autograd_s(
         part = dataclasses.replace(part, labels=np.random.rand(30, 3) < 0.3)
     if weights is not None:
         part = dataclasses.replace(part, weights=np.random.rand(*weights))
-    (expected,) = torch.autograd.grad(cross_entropy(logits, part), logits)
-    torch.testing.assert_close(cross_entropy_slope(logits.detach(), part), expected)
+    loss = cross_entropy(logits, part)
+    (expected,) = torch.autograd.grad(loss, logits)
+    ours, slope = loss_and_slope(logits.detach(), part)
+    assert ours == pytest.approx(loss.item())
+    torch.testing.assert_close(slope, expected)
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_the_slope_of_large_logits_is_a_number(several: bool) -> None:
+    part, logits = random_part(4), torch.tensor([[1e4, -1e4, 0.0]]).repeat(4, 1)
+    labels = np.eye(3, dtype=bool)[[0, 1, 2, 0]] if several else np.array([0, 1, 2, 0])
+    part = dataclasses.replace(part, labels=labels)
+    loss, slope = loss_and_slope(logits, part)
+    assert loss == pytest.approx(cross_entropy(logits, part).item())
+    assert slope.isfinite().all()
+
+
+@pytest.mark.filterwarnings("error")
+def test_of_what_is_no_number_there_is_no_loss() -> None:
+    part, logits = random_part(4), torch.full((4, 3), torch.inf)
+    loss, slope = loss_and_slope(logits, part)
+    assert np.isnan(loss)
+    assert slope.isnan().any()
 
 
 @pytest.mark.usefixtures("gradients")

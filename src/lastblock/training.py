@@ -76,20 +76,31 @@ def cross_entropy(logits: Tensor, part: Encoded) -> Tensor:
     return (losses * torch.from_numpy(part.weights).float()).mean()
 
 
-def cross_entropy_slope(logits: Tensor, part: Encoded) -> Tensor:
-    """The derivative of ``cross_entropy`` by each of the logits, (n, n_classes), float32.
+@np.errstate(invalid="ignore")  # of no numbers it is no number
+def loss_and_slope(logits: Tensor, part: Encoded) -> tuple[float, Tensor]:
+    """``cross_entropy``, and its derivative by each of the logits, (n, n_classes), float32.
 
-    Which autograd takes as long for as for some of a step's products.
+    By formulas, and numpy: for so few numbers torch and its autograd take as long as for some of a
+    step's products.
     """
-    labels = torch.from_numpy(part.labels)
-    if labels.dim() == 2:
-        slope, count = torch.sigmoid(logits) - labels.float(), labels.numel()
+    z, labels, rows = logits.numpy().astype(np.float64), part.labels, np.arange(len(logits))
+    losses: npt.NDArray[np.float64]
+    slope: npt.NDArray[np.float64]
+    if labels.ndim == 2:
+        has = labels.astype(np.float64)
+        losses = np.logaddexp(0, z) - z * has
+        slope = np.exp(-np.logaddexp(0, -z)) - has
     else:
-        slope, count = torch.softmax(logits, 1), len(labels)
-        slope[torch.arange(count), labels] -= 1
+        z -= z.max(1, keepdims=True)
+        slope = np.exp(z)
+        total = slope.sum(1, keepdims=True)
+        losses = np.log(total[:, 0]) - z[rows, labels]
+        slope /= total
+        slope[rows, labels] -= 1
     if part.weights is not None:
-        slope *= torch.from_numpy(part.weights).float().view(len(labels), -1)
-    return slope.div_(count)
+        losses *= part.weights
+        slope *= part.weights.reshape(len(z), -1)
+    return losses.mean().item(), torch.from_numpy((slope / losses.size).astype(np.float32))
 
 
 @torch.no_grad()
@@ -265,14 +276,15 @@ def training_step(
     states = None if steps is None else store.states(batch.sequences)
     if steps is not None and states is not None and steps.can_read(states):
         logits = steps.logits(states)
-        optimizer.step_of(steps, cross_entropy_slope(logits, batch))
-        return cross_entropy(logits, batch).item()
+        loss, slope = loss_and_slope(logits, batch)
+        optimizer.step_of(steps, slope)
+        return loss
     hidden, rows = states_of(classifier, batch.sequences, store)
-    loss = cross_entropy(classifier.head_logits(hidden, rows), batch)
+    entropy = cross_entropy(classifier.head_logits(hidden, rows), batch)
     optimizer.zero_grad()
-    loss.backward()
+    entropy.backward()
     optimizer.step()
-    return loss.item()
+    return entropy.item()
 
 
 def _steps_per_epoch(n: int, settings: Settings) -> int:

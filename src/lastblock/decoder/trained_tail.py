@@ -11,6 +11,7 @@ import ctypes
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -123,7 +124,8 @@ class TailSteps:
         begins = (ctypes.c_void_p * batch)(*(of.data_ptr() + begin for of in texts))
         block.texts = ctypes.addressof(begins)
         block.half, block.length = texts[0].dtype == torch.bfloat16, max(lengths)
-        seen = Seen.of(torch.tensor(lengths) - 1, block.length, heads.causal, heads.window)
+        last = torch.from_numpy(np.array(lengths) - 1)
+        seen = Seen.of(last, block.length, heads.causal, heads.window)
         tables = self._rotary(block.length) or ()
         block.seen = seen.said(
             heads.heads, heads.kv_heads, heads.dim, self._size, heads.scale, tables
