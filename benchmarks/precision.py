@@ -8,7 +8,8 @@ to judge the same test texts: how far do its probabilities move, and how many te
 And two classifiers that learn and judge, each with its own: how accurate are they, and on how many
 texts is just one of them right? The frozen pass over some texts is timed in both, turn by turn.
 With ``--states``, instead: how far the last token's states are from float32's after 8 and 20
-blocks, median of 60 SMS messages, by how channels are divided.
+blocks, median of 60 SMS messages, by how channels are divided; and what it adds to keep them in
+bfloat16, as they are, or would take alone.
 """
 
 from __future__ import annotations
@@ -117,9 +118,17 @@ def state_errors(texts: list[str]) -> dict[str, list[float]]:
         given, precision.SHARE = ways.get(way, ways["sentences"])
         precision.set_precision(decoder, AFTER[-1], "int8", given)
         precision.SHARE, precision._divisors = 0.5, divisors
-        error = (last_states(decoder, sequences) - exact).norm(dim=2) / exact.norm(dim=2)
-        found[way] = error.median(dim=0).values.tolist()
+        states = last_states(decoder, sequences)
+        found[way] = _errors(states, exact)
+        if way == "sentences":
+            found["as bfloat16"] = _errors(states.bfloat16().float(), exact)
+    found["bfloat16"] = _errors(exact.bfloat16().float(), exact)
     return found
+
+
+def _errors(states: torch.Tensor, exact: torch.Tensor) -> list[float]:
+    error = (states - exact).norm(dim=2) / exact.norm(dim=2)
+    return error.median(dim=0).values.tolist()
 
 
 def _right(

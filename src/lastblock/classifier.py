@@ -156,9 +156,8 @@ class SequenceClassifier(nn.Module):
 
     @property
     def prefix_dtype(self) -> torch.dtype:
-        """What activations are stored in: the frozen prefix's states."""
-        dtype: torch.dtype = self.decoder.embed_tokens.weight.dtype
-        return dtype
+        """What activations are stored in."""
+        return kept_as(self.decoder)
 
     def prefix_facts(self) -> dict[str, str | int]:
         """Everything but the pretrained weights that decides what ``prefix`` computes.
@@ -167,7 +166,8 @@ class SequenceClassifier(nn.Module):
         """
         dtype = str(self.prefix_dtype).removeprefix("torch.")
         if self.prefix_precision is not None:
-            dtype = precision_facts(self.decoder, self.frozen_blocks, self.prefix_precision)
+            computed_in = precision_facts(self.decoder, self.frozen_blocks, self.prefix_precision)
+            dtype = computed_in if computed_in == dtype else f"{computed_in} as {dtype}"
         summaries = "+".join(map(str, self.summary_depths))
         facts: dict[str, str | int] = {
             "frozen_blocks": self.frozen_blocks,
@@ -257,7 +257,7 @@ class SequenceClassifier(nn.Module):
     def prefix(self, ids: Tensor, lengths: Tensor) -> Tensor:
         """Token ids (B, T), padded on the right, and lengths (B,) -> activations.
 
-        These are (B, summary_rows + T, C), in the prefix's dtype.
+        These are (B, summary_rows + T, C), in ``prefix_dtype``.
         """
         if not self.frozen_blocks:  # the embeddings may be trained: nothing may be kept of them
             return self.decoder.embed(ids)
@@ -268,7 +268,7 @@ class SequenceClassifier(nn.Module):
         climb, means = self.decoder.climb(ids, lengths), []
         for depth in self.summary_depths:
             means.append(climb.to(depth).pooled()[1])
-        return activations_here(climb.to(self.frozen_blocks), means)
+        return activations_here(climb.to(self.frozen_blocks), means, self.prefix_dtype)
 
     def summary(self, activations: Tensor, rows: Tensor) -> Tensor:
         """Activations (B, summary_rows + T, C) -> what the probe sees, (B, probed), float32.
@@ -363,9 +363,21 @@ def mean_state(x: Tensor, lengths: Tensor) -> Tensor:
     return sum_states(x, lengths) / lengths[:, None]
 
 
-def activations_here(climb: Climb, means: Sequence[Tensor]) -> list[Tensor]:
+def kept_as(decoder: Decoder) -> torch.dtype:
+    """What the states above a decoder's frozen blocks are stored in.
+
+    That is what they are computed in; but bfloat16 where products are of 8-bit integers: half as
+    much to keep and to read, and what it rounds off is nothing beside what these do.
+    """
+    integers = any(isinstance(module, Int8Linear) for module in decoder.blocks[:1].modules())
+    dtype: torch.dtype = torch.bfloat16 if integers else decoder.embed_tokens.weight.dtype
+    return dtype
+
+
+def activations_here(climb: Climb, means: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
     """Each text's activations, where its way up ends; ``means`` (B, C) are its mean states."""
-    return climb.states([row for mean in means for row in split_rounding(mean, climb.dtype)])
+    above = [row for mean in means for row in split_rounding(mean, dtype)]
+    return climb.states(above, dtype)
 
 
 def split_rounding(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

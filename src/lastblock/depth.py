@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from lastblock.activations import TOKEN_BUDGET, ActivationStore
-from lastblock.classifier import activations_here
+from lastblock.classifier import activations_here, kept_as
 from lastblock.decoder.decoder import Climb, Decoder
 from lastblock.probe import Probe, fit_probe
 from lastblock.runtime import Progress, Silent, at_once, inferred, one_beside
@@ -442,7 +442,8 @@ class _Ascent:
         """
         found: dict[bytes, Tensor] = {}
         for batch, climb in zip(self._batches, here, strict=False):
-            states = activations_here(climb, [batch.pooled[depth][1] for depth in summary])
+            means = [batch.pooled[depth][1] for depth in summary]
+            states = activations_here(climb, means, kept_as(self._decoder))
             found |= {ids.tobytes(): own for ids, own in zip(batch.texts, states, strict=True)}
         return found
 

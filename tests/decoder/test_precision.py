@@ -221,6 +221,22 @@ def test_copies_say_the_same(copied) -> None:
         torch.testing.assert_close(copied(classifier)(*batch), said, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("to", ["float32", "bfloat16", "int8"])
+def test_states_are_kept_in_16_bits_where_they_are_rounded_more_than_that(to) -> None:
+    classifier = SequenceClassifier(random_decoder(), 3, summary_depths=(1, 2))
+    classifier.set_prefix_precision(to, torch.randint(0, 97, (60,)))
+    ids, lengths = random_batch()
+    with torch.no_grad():
+        kept = classifier.activations(ids, lengths)
+        states = classifier.decoder.climb(ids, lengths).to(classifier.frozen_blocks).states()
+    half = to != "float32"
+    assert classifier.prefix_dtype == (torch.bfloat16 if half else torch.float32)
+    for own, exact in zip(kept, states, strict=True):
+        assert torch.equal(own[classifier.summary_rows :], exact.to(classifier.prefix_dtype))
+    facts = classifier.prefix_facts()["dtype"]
+    assert (" as bfloat16" in str(facts)) == (to == "int8")
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("to", ["float32", "bfloat16", "int8"])
 def test_blocks_that_were_turned_for_another_purpose_are_as_good(family, to) -> None:

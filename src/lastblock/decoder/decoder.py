@@ -230,11 +230,6 @@ class Climb:
         own = self._packing.own
         self._rows = decoder.embed(ids[own][None], own.nonzero()[:, 1] + self._first)  # (1, N, C)
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """The states'."""
-        return self._rows.dtype
-
     def to(self, depth: int) -> Climb:
         """Up to where so many blocks are below; no way leads down."""
         if self._begun is not None:
@@ -243,13 +238,17 @@ class Climb:
         self.depth = depth
         return self
 
-    def states(self, above: Sequence[Tensor] = ()) -> list[Tensor]:
+    def states(
+        self, above: Sequence[Tensor] = (), dtype: torch.dtype | None = None
+    ) -> list[Tensor]:
         """Hidden states here, of each text as many as it has tokens: (its tokens, C).
 
-        Before them stands a row of each of ``above``, (B, C).
+        Before them stands a row of each of ``above``, (B, C). All in ``dtype``; none given, in what
+        they are.
         """
         path, count = self._packing.path, len(self._packing.lengths)
         parts = [*above, *self._beginning(), self._rows[0]]
+        parts = [part.to(dtype or part.dtype) for part in parts]
         # Of each text a number in each of ``above``, all that it begins with, and its own rows.
         each = torch.arange(count)[:, None] + torch.arange(0, len(above) * count, count or 1)
         start = len(above) * count
