@@ -462,6 +462,26 @@ def test_a_second_fit_says_that_nothing_is_run_again(pretrained: Path, tmp_path:
     assert any("60 of 60 texts need no frozen pass" in line for line in again.lines)
 
 
+@pytest.mark.parametrize("long_text", ["truncate", "window"])
+def test_what_is_asked_later_is_read_along_with_the_rest_and_not_learnt(
+    pretrained: Path, long_text: str
+) -> None:
+    texts, labels = messages(60)
+    later = [f"{i} times over and over {text}" for i, text in enumerate(texts[:9])]
+    settings = {"cache_size": 0, "long_text": long_text, "max_length": 8}
+    alone = tiny(pretrained, **settings).fit(texts, labels)
+    both = tiny(pretrained, **settings).fit(texts, labels, later=later)
+    np.testing.assert_array_equal(both.predict_proba(texts), alone.predict_proba(texts))
+
+    store = both.model_.store
+    assert store.tokens_computed > alone.model_.store.tokens_computed
+    for model in (both.model_, alone.model_):
+        held = len(model.store)
+        model.prepare(model.encode(later))
+        assert (len(model.store) == held) == (model is both.model_)
+    np.testing.assert_array_equal(both.predict_proba(later), alone.predict_proba(later))
+
+
 # ------------------------------------------------------------------ what is decided, and by what
 
 

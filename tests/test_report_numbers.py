@@ -35,7 +35,6 @@ from lastblock.finetune import (
     _write_predictions,
 )
 from lastblock.report import write_report
-from lastblock.runtime import Silent, Stopwatch
 
 PARTS = ("train", "validation", "test")
 
@@ -49,8 +48,6 @@ class Oracle:
 
     def encode(self, texts: list[str]) -> list[int]:
         return [int(text) for text in texts]
-
-    def prepare(self, *_: object) -> None: ...
 
     def tail_state(self) -> int:
         return 1
@@ -166,7 +163,7 @@ def test_every_number_follows_from_the_saved_predictions(
     parts, oracle = run
     names, temperature = oracle.class_names, oracle.decision.temperature
     classifier = classifier_of(oracle, len(parts["validation"]))
-    encoded = _encode(classifier, parts, Stopwatch(), Silent())
+    encoded = _encode(classifier, parts)
     truth = {name: classifier.number(part.targets, part.texts) for name, part in parts.items()}
     facts, said = _scores(classifier, encoded, truth)
     facts |= {"before_training": _scores_before(classifier, encoded, truth)}

@@ -128,7 +128,8 @@ def finetune(
         learner = _fit(config, parts, progress)
         chosen = {"choice": learner.choice_} if learner.choice_ else {}
         drawn = [begin_pictures({**chosen, "history": learner.history_.to_dict()}, beside)]
-        encoded = _encode(learner, parts, watch, progress)
+        with watch("tokenize"):
+            encoded = _encode(learner, parts)
         with watch("evaluate"):
             truth = {name: _numbers(learner, parts[name]) for name in encoded}
             scores, said = _scores(learner, encoded, truth)
@@ -411,7 +412,10 @@ def make_learner(config: RunConfig) -> Learner:
 
 def _fit(config: RunConfig, parts: Parts, progress: Progress) -> Learner:
     return make_learner(config).fit(
-        *_columns(parts["train"]), validation=_validation(parts), progress=progress
+        *_columns(parts["train"]),
+        validation=_validation(parts),
+        later=parts["test"].texts,
+        progress=progress,
     )
 
 
@@ -427,16 +431,9 @@ def _numbers(learner: Learner, examples: Examples) -> Numbers:
     return learner.number(examples.targets, examples.texts)
 
 
-def _encode(
-    learner: Learner, parts: Parts, watch: Stopwatch, progress: Progress
-) -> dict[str, list[TokenIds]]:
-    """Each part that has texts as the model reads them; the test part's activations are kept."""
-    model = learner.model_
-    with watch("tokenize"):
-        encoded = {name: model.encode(part.texts) for name, part in parts.items() if len(part)}
-    with watch("activations"):
-        model.prepare(encoded.get("test", []), progress)
-    return encoded
+def _encode(learner: Learner, parts: Parts) -> dict[str, list[TokenIds]]:
+    """Each part that has texts as the model reads them."""
+    return {name: learner.model_.encode(of.texts) for name, of in parts.items() if len(of)}
 
 
 def _scores(

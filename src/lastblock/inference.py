@@ -111,9 +111,7 @@ class TextModel:
 
     def prepare(self, sequences: Sequence[TokenIds], progress: Progress | None = None) -> None:
         """Put the activations of these texts into the store, as ``logits`` will ask for them."""
-        if self.settings.long_text == "window":
-            sequences = in_windows(sequences, self.settings, self.frame)[0]
-        self.store.fill(self.classifier, sequences, progress)
+        self.store.fill(self.classifier, as_read(sequences, self.settings, self.frame), progress)
 
     def logits(
         self, sequences: Sequence[TokenIds], progress: Progress | None = None
@@ -268,6 +266,13 @@ def over_windows(
     starts = np.flatnonzero(np.diff(of, prepend=-1))
     total: npt.NDArray[np.float64] = np.add.reduceat(logits, starts)
     return total / np.bincount(of)[:, None]
+
+
+def as_read(sequences: Sequence[TokenIds], settings: Settings, frame: Frame) -> Sequence[TokenIds]:
+    """What the decoder is given of these texts: all their windows, if it reads in windows."""
+    return (
+        in_windows(sequences, settings, frame)[0] if settings.long_text == "window" else sequences
+    )
 
 
 def in_windows(

@@ -43,7 +43,7 @@ from lastblock.depth import Choice, candidates, choose_depth
 from lastblock.ensemble import add_readers, cross_validates, learn_words
 from lastblock.errors import ConfigError, DataError
 from lastblock.explanation import Explanations
-from lastblock.inference import TextModel, encode, in_windows, over_windows, texts_of
+from lastblock.inference import TextModel, as_read, encode, in_windows, over_windows, texts_of
 from lastblock.runtime import Progress, Silent, Stopwatch, one_beside, seed_everything
 from lastblock.targets import Numbers, Targets, class_weights, read_targets, weigh
 from lastblock.tokenization.batching import Frame, TokenIds
@@ -119,6 +119,7 @@ class Learner:
         *,
         sample_weight: npt.ArrayLike | None = None,
         validation: tuple[Sequence[str], Sequence[Any]] | None = None,
+        later: Sequence[str] = (),
         progress: Progress | None = None,
     ) -> Self:
         """Train on texts (n,) and labels (n,), strings or integers.
@@ -127,7 +128,9 @@ class Learner:
         (n, n_classes) of zeros and ones. ``sample_weight`` (n,) says how much each text counts in
         the loss. ``validation`` (texts, labels) chooses the best epoch, the temperature and the
         thresholds; without it, a tenth of the texts is held out for that where there are enough.
-        Of few texts thresholds are chosen by cross-validation.
+        Of few texts thresholds are chosen by cross-validation. Nothing is learnt from texts that
+        are asked about ``later``: what the frozen blocks make of them is computed, and kept, along
+        with the others'.
 
         Raises:
             ConfigError: a setting is out of range or does not fit the decoder.
@@ -171,6 +174,7 @@ class Learner:
                     encode(tokenizer.encode_batch(held_out[0]), settings, frame), held_out[1]
                 )
                 validate = _windowed(judged.sequences, held_out, settings, frame)
+            others = encode(tokenizer.encode_batch(check_texts(later)), settings, frame)
         held = 0 if judged is None else len(judged)
         turns = bool(settings.summary_depths) and cross_validates(train, validate)
         _check_threshold(settings, max(held, train.texts if turns else 0))
@@ -221,8 +225,9 @@ class Learner:
                 learnt = thread.submit(learn_words, train, texts, len(self.classes_)).result
             thread.submit(calibration.get_ready)
             with watch("activations"):
-                everything = [*train.sequences, *(validate.sequences if validate else ())]
-                store.fill(classifier, everything, progress, computed)
+                validated = validate.sequences if validate else ()
+                asked = as_read(others, settings, frame)
+                store.fill(classifier, [*train.sequences, *validated, *asked], progress, computed)
                 store.tokens_computed += tokens
         finally:  # whoever interrupts does not wait for words, and they may go on while it trains
             thread.shutdown(wait=False)
