@@ -21,8 +21,22 @@ from reports import full_report, history, report
 
 from lastblock import beside as module
 from lastblock import figures
-from lastblock.beside import Asked, Beside, Here
+from lastblock.beside import Asked, Beside, Here, Later
 from lastblock.report import CARD_FIGURES, begin_pictures, write_report
+
+
+def test_a_module_for_later_is_imported_when_it_is_called(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "much_later.py").write_text("def twice(x, *, plus):\n    return 2 * x + plus\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    later = Later("much_later")
+    twice = later.twice
+    assert "much_later" not in sys.modules
+    assert twice(3, plus=1) == 7
+    assert sys.modules.pop("much_later") is not later
+    with pytest.raises(AttributeError):
+        _ = later.__path__
 
 
 @pytest.mark.parametrize("names", [("ham", "spam"), ("a", "Größe", "税", "d")])

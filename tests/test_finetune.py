@@ -16,7 +16,7 @@ from lastblock.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from lastblock.data.examples import Examples
 from lastblock.data.split import split_record
 from lastblock.errors import DataError, SavedModelError
-from lastblock.finetune import FinetuneResult, evaluate_file, read, split
+from lastblock.finetune import FinetuneResult, _spread, evaluate_file, read, split
 from lastblock.recipe import DATA_RULES
 from lastblock.runtime import Silent
 
@@ -133,6 +133,17 @@ def test_the_folder_predicts_what_the_report_says(
     parts = result.report["splits"].values()
     right = sum(part["accuracy"] * part["n"] for part in parts)
     assert right == pytest.approx(scores["accuracy"] * 120)
+
+
+@pytest.mark.parametrize(("n", "most"), [(0, 3), (1, 3), (3, 3), (10, 3), (1_000, 300)])
+def test_some_rows_are_spread_over_all(n: int, most: int) -> None:
+    rows = _spread(n, most)
+    assert len(rows) == min(n, most)
+    assert len(set(rows.tolist())) == len(rows)
+    if len(rows) > 1:
+        assert rows[0] == 0
+        assert rows[-1] == n - 1
+        assert np.diff(rows).max() - np.diff(rows).min() <= 1
 
 
 def test_before_training_is_before(run: tuple[FinetuneResult, list[str], Path]) -> None:

@@ -18,8 +18,9 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
+from importlib import import_module
 from queue import SimpleQueue
-from types import TracebackType
+from types import ModuleType, TracebackType
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -193,6 +194,19 @@ def _lines() -> Iterator[bytes]:
     return iter(lines.get, b"")
 
 
+class Later(ModuleType):
+    """Stands for a module whose functions are wanted, and imports it when one is called."""
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        if name.startswith("__"):
+            raise AttributeError(name)
+
+        def function(*args: Any, **kwargs: Any) -> Any:
+            return getattr(import_module(self.__name__), name)(*args, **kwargs)
+
+        return function
+
+
 def _do_what_is_said() -> None:
     """The process that ``Beside`` starts: it answers each line of JSON with another."""
     said = _lines()
@@ -203,11 +217,13 @@ def _do_what_is_said() -> None:
     import matplotlib.backends.backend_svg
     import matplotlib.figure  # noqa: F401
 
-    # As if it were not installed, as it need not be: scikit-learn imports it for nothing here.
+    # Scikit-learn imports both for what is not done here, which takes as long as all else that it
+    # imports. The one as if it were not installed, as it need not be; the other once it is called.
     sys.modules["pandas"] = None  # type: ignore[assignment]
+    sys.modules["scipy.stats"] = Later("scipy.stats")
     from lastblock.baseline import baseline_says
 
-    del sys.modules["pandas"]
+    del sys.modules["pandas"], sys.modules["scipy.stats"]
     for line in said:
         name, *arguments = _read(line)
         if name == "pictures":

@@ -25,7 +25,7 @@ from lastblock.calibration import CALIBRATE_FROM
 from lastblock.config import NO_SEPARATOR, DataConfig, ReadOptions, RunConfig
 from lastblock.data.balance import undersample
 from lastblock.data.catalog import load_examples
-from lastblock.data.examples import Examples, Split
+from lastblock.data.examples import Examples, Rows, Split
 from lastblock.data.inspection import (
     check_trainable,
     count_shared,
@@ -80,6 +80,8 @@ MOST_CLASSES = 20
 # A label is doubted from this probability of another answer on.
 DOUBT_FROM = 0.9
 MOST_COVERAGE_POINTS = 100
+# Texts of each part that say what the classifier knew before training: that is chance, nearly.
+MOST_BEFORE = 300
 _DEFAULTS = ReadOptions()
 
 Probabilities = npt.NDArray[np.float64]
@@ -460,15 +462,24 @@ def _scores(
 def _scores_before(
     learner: Learner, encoded: dict[str, list[TokenIds]], truth: dict[str, Numbers]
 ) -> dict[str, Any]:
-    """Every part's, as the model was before training."""
+    """Of some texts of each part, spread over it, as the model was before training."""
     model = learner.model_
+    rows = {name: _spread(len(ids), MOST_BEFORE) for name, ids in encoded.items()}
     trained = model.classifier.tail_state()
     model.classifier.load_tail_state(learner.initial_tail_)
     untrained = Decision(labels=model.decision.labels)
-    said = {name: untrained.probabilities(model.logits(ids)) for name, ids in encoded.items()}
+    said = {
+        name: untrained.probabilities(model.logits([ids[i] for i in rows[name]]))
+        for name, ids in encoded.items()
+    }
     model.classifier.load_tail_state(trained)
     names = model.class_names
-    return {name: judge(untrained, truth[name], said[name], names) for name in encoded}
+    return {name: judge(untrained, truth[name][rows[name]], said[name], names) for name in encoded}
+
+
+def _spread(n: int, most: int) -> Rows:
+    """All of n rows, or so many of them, as far from each other as may be."""
+    return np.linspace(0, n - 1, min(n, most)).round().astype(np.int64)
 
 
 def _doubts(
@@ -480,19 +491,21 @@ def _doubts(
         mistakes = surest_mistakes(
             model.decision, parts["test"].texts, truth["test"], said["test"], model.class_names
         )
-        found["mistakes"] = [
-            *(_explained(model, mistake) for mistake in mistakes[:MOST_EXPLAINED]),
-            *mistakes[MOST_EXPLAINED:],
-        ]
+        explained = _explained(model, mistakes[:MOST_EXPLAINED])
+        found["mistakes"] = [*explained, *mistakes[MOST_EXPLAINED:]]
     found["suspects"] = _suspects(model.decision, parts, truth, said, model.class_names)
     return found
 
 
-def _explained(model: TextModel, mistake: dict[str, Any]) -> dict[str, Any]:
-    """A mistake, and what each of its words added to the log-odds of what was got wrong."""
-    label = mistake.get("label", mistake["predicted"])
-    found = model.explain(mistake["text"], label, budget=EXPLAIN_TOKENS)
-    return {**mistake, "words": [asdict(word) for word in found.words]}
+def _explained(model: TextModel, mistakes: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Mistakes, and what each of their words added to the log-odds of what was got wrong."""
+    labels = [mistake.get("label", mistake["predicted"]) for mistake in mistakes]
+    texts = [mistake["text"] for mistake in mistakes]
+    found = model.explain_each(texts, labels, budget=EXPLAIN_TOKENS)
+    return [
+        {**mistake, "words": [asdict(word) for word in explanation.words]}
+        for mistake, explanation in zip(mistakes, found, strict=True)
+    ]
 
 
 def _suspects(
