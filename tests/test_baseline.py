@@ -37,6 +37,13 @@ def test_one_class_in_training_is_certain():
     assert probabilities.tolist() == [[0.0, 1.0]]
 
 
+@pytest.mark.parametrize("has", [0, 1])
+def test_of_several_labels_that_no_text_has_or_every_one_as_much_is_certain(has):
+    labels = np.full((20, 3), has)
+    found = fit_baseline(["win cash", "home dinner"] * 10, labels, 3, seed=1)
+    np.testing.assert_array_equal(found.predict_proba(["win", "else"]), np.full((2, 3), has))
+
+
 def test_no_texts_and_texts_of_nothing_known():
     baseline = fit_baseline(TEXTS, LABELS, 2, seed=1)
     assert baseline.predict_proba([]).shape == (0, 2)

@@ -1,6 +1,7 @@
 """TextClassifier: labels come back as they went in, results repeat, bad input is named."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +15,21 @@ from sklearn.utils.class_weight import compute_sample_weight
 from tiny import Said, messages
 
 from lastblock import TextClassifier, recipe
+from lastblock.activations import store
+from lastblock.activations.shelf import shelved
+from lastblock.classifier import SequenceClassifier
 from lastblock.config import ModelConfig, TrainConfig
 from lastblock.decoder import kernels
 from lastblock.decoder.config import DecoderConfig
 from lastblock.decoder.loading import load_decoder
 from lastblock.errors import ConfigError, DataError, LastblockError
+from lastblock.inference import TextModel
 from lastblock.runtime import Silent
+from lastblock.tokenization.batching import TokenIds
 
 
 def tiny(pretrained: Path, **kwargs: object) -> TextClassifier:
-    return TextClassifier(str(pretrained), dtype="float32", **{"epochs": 3, **kwargs})
+    return TextClassifier(str(pretrained), **{"dtype": "float32", "epochs": 3, **kwargs})
 
 
 @pytest.fixture(scope="module")
@@ -462,24 +468,67 @@ def test_a_second_fit_says_that_nothing_is_run_again(pretrained: Path, tmp_path:
     assert any("60 of 60 texts need no frozen pass" in line for line in again.lines)
 
 
-@pytest.mark.parametrize("long_text", ["truncate", "window"])
+@pytest.mark.parametrize(
+    "given", [{}, {"long_text": "window"}, {"dtype": "bfloat16"}, {"dtype": "int8"}], ids=str
+)
 def test_what_is_asked_later_is_read_along_with_the_rest_and_not_learnt(
-    pretrained: Path, long_text: str
+    pretrained: Path, given: dict[str, Any]
 ) -> None:
     texts, labels = messages(60)
     later = [f"{i} times over and over {text}" for i, text in enumerate(texts[:9])]
-    settings = {"cache_size": 0, "long_text": long_text, "max_length": 8}
+    settings = {"cache_size": 0, "max_length": 8, **given}
     alone = tiny(pretrained, **settings).fit(texts, labels)
     both = tiny(pretrained, **settings).fit(texts, labels, later=later)
     np.testing.assert_array_equal(both.predict_proba(texts), alone.predict_proba(texts))
 
-    store = both.model_.store
-    assert store.tokens_computed > alone.model_.store.tokens_computed
+    assert both.model_.store.tokens_computed > alone.model_.store.tokens_computed
     for model in (both.model_, alone.model_):
         held = len(model.store)
         model.prepare(model.encode(later))
         assert (len(model.store) == held) == (model is both.model_)
     np.testing.assert_array_equal(both.predict_proba(later), alone.predict_proba(later))
+
+
+def test_what_is_asked_later_stands_beside_nothing_that_is_learnt(
+    pretrained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # In bfloat16 a text's states may depend on the texts that are computed together with it.
+    together: list[set[bytes]] = []
+    compute = store.activations_of
+
+    def look(classifier: SequenceClassifier, sequences: Sequence[TokenIds]) -> list[torch.Tensor]:
+        together.append({ids.tobytes() for ids in sequences})
+        return compute(classifier, sequences)
+
+    monkeypatch.setattr(store, "activations_of", look)
+    texts, labels = messages(60)
+    later = [f"{i} times over and over {text}" for i, text in enumerate(texts[:9])]
+    model = tiny(pretrained, depth=2, cache_size=0).fit(texts, labels, later=later).model_
+    asked = {ids.tobytes() for ids in model.encode(later)}
+    assert asked <= set.union(*together)
+    assert all(batch <= asked or not batch & asked for batch in together)
+
+
+def test_what_is_asked_later_takes_no_room_from_what_is_learnt(
+    pretrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LASTBLOCK_CACHE", str(tmp_path))
+    texts, labels = messages(60)
+    later = [f"{i} times over and over {text}" for i, text in enumerate(texts)]
+
+    def fitted(gigabytes: float, **given: Any) -> TextModel:
+        learner = tiny(pretrained, depth=2, cache_size=gigabytes)
+        return learner.fit(texts, labels, **given).model_
+
+    fitted(1)
+    size = 0
+    for kept in shelved():
+        size += kept.size
+        kept.path.unlink()
+    for again in (False, True):
+        model = fitted(1.1 * size / 1e9, later=later)
+        read = sum(len(ids) for ids in model.encode(later))
+        assert (model.store.tokens_computed == read) == again
 
 
 # ------------------------------------------------------------------ what is decided, and by what

@@ -190,20 +190,6 @@ def test_the_likeliest_class_is_explained_if_none_is_named(model):
         assert model.explain(text).label == best
 
 
-def test_texts_that_are_explained_together_are_explained_as_alone(model):
-    texts, labels = ["WIN CASH now", "home dinner", ""], ["ham", None, "spam"]
-    alone = [model.explain(*of, budget=300) for of in zip(texts, labels, strict=True)]
-    together = model.explain_each(texts, labels, budget=300)
-    assert model.explain_each([], []) == []
-    for ours, theirs in zip(together, alone, strict=True):
-        assert (ours.text, ours.label) == (theirs.text, theirs.label)
-        assert ours.log_odds == pytest.approx(theirs.log_odds, abs=1e-5)
-        for one, other in ((ours.tokens, theirs.tokens), (ours.words, theirs.words)):
-            assert [p.contribution for p in one] == pytest.approx(
-                [p.contribution for p in other], abs=1e-5
-            )
-
-
 def test_an_unknown_class_is_refused(model):
     with pytest.raises(ConfigError, match="label 'eggs' is no class of this model; known: ham"):
         model.explain("x", "eggs")

@@ -158,7 +158,7 @@ def check_points(points: list[dict[str, float]], happened: Any, probability: Any
 def test_every_number_follows_from_the_saved_predictions(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: tuple[dict[str, Examples], Oracle]
 ) -> None:
-    monkeypatch.setitem(_doubts.__globals__, "_explained", lambda _, mistakes: mistakes)
+    monkeypatch.setitem(_doubts.__globals__, "_explained", lambda _, mistake: mistake)
     monkeypatch.setattr("lastblock.figures.draw", lambda *_: iter(()))
     parts, oracle = run
     names, temperature = oracle.class_names, oracle.decision.temperature

@@ -60,7 +60,7 @@ def fit_baseline(
     regression = LogisticRegression(
         C=C, solver="liblinear", dual=True, tol=0.01, max_iter=1000, random_state=seed
     )
-    one_class = len(np.unique(labels)) == 1
+    one_class = labels.ndim == 1 and len(np.unique(labels)) == 1
     pipeline = make_pipeline(
         FeatureUnion([("words", words), ("characters", characters)]),
         DummyClassifier(strategy="prior") if one_class else OneVsRestClassifier(regression),

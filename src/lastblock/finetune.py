@@ -491,21 +491,19 @@ def _doubts(
         mistakes = surest_mistakes(
             model.decision, parts["test"].texts, truth["test"], said["test"], model.class_names
         )
-        explained = _explained(model, mistakes[:MOST_EXPLAINED])
-        found["mistakes"] = [*explained, *mistakes[MOST_EXPLAINED:]]
+        found["mistakes"] = [
+            *(_explained(model, mistake) for mistake in mistakes[:MOST_EXPLAINED]),
+            *mistakes[MOST_EXPLAINED:],
+        ]
     found["suspects"] = _suspects(model.decision, parts, truth, said, model.class_names)
     return found
 
 
-def _explained(model: TextModel, mistakes: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Mistakes, and what each of their words added to the log-odds of what was got wrong."""
-    labels = [mistake.get("label", mistake["predicted"]) for mistake in mistakes]
-    texts = [mistake["text"] for mistake in mistakes]
-    found = model.explain_each(texts, labels, budget=EXPLAIN_TOKENS)
-    return [
-        {**mistake, "words": [asdict(word) for word in explanation.words]}
-        for mistake, explanation in zip(mistakes, found, strict=True)
-    ]
+def _explained(model: TextModel, mistake: dict[str, Any]) -> dict[str, Any]:
+    """A mistake, and what each of its words added to the log-odds of what was got wrong."""
+    label = mistake.get("label", mistake["predicted"])
+    found = model.explain(mistake["text"], label, budget=EXPLAIN_TOKENS)
+    return {**mistake, "words": [asdict(word) for word in found.words]}
 
 
 def _suspects(

@@ -147,25 +147,14 @@ class TextModel:
             ConfigError: there is no such class.
             DataError: the text cannot be used.
         """
-        return self.explain_each([text], [label], budget=budget)[0]
-
-    def explain_each(
-        self, texts: Sequence[str], labels: Sequence[Label | None], *, budget: int = TOKEN_BUDGET
-    ) -> list[Explanation]:
-        """The same of a few texts, each with its ``budget``, read all at once."""
-        numbers = [None if label is None else self.class_number(label) for label in labels]
-        planned = [self.plan_explanation(text, budget=budget) for text in texts]
-        if not planned:
-            return []
-        said = self.probabilities([ids for _, sequences in planned for ids in sequences])
-        ends = np.cumsum([len(sequences) for _, sequences in planned])[:-1]
-        explanations = []
-        for number, (plan, _), own in zip(numbers, planned, np.split(said, ends), strict=True):
-            which = self.foremost(own[plan.everything]) if number is None else number
-            explanations.append(
-                plan.explain(own, which, self.classes[which], several=self.decision.multilabel)
-            )
-        return explanations
+        number = None if label is None else self.class_number(label)
+        plan, sequences = self.plan_explanation(text, budget=budget)
+        probabilities = self.probabilities(sequences)
+        if number is None:
+            number = self.foremost(probabilities[plan.everything])
+        return plan.explain(
+            probabilities, number, self.classes[number], several=self.decision.multilabel
+        )
 
     def foremost(self, probabilities: npt.NDArray[np.float64]) -> int:
         """The column of the likeliest label that a text is given, or else of the likeliest class.

@@ -225,9 +225,11 @@ class Learner:
                 learnt = thread.submit(learn_words, train, texts, len(self.classes_)).result
             thread.submit(calibration.get_ready)
             with watch("activations"):
-                validated = validate.sequences if validate else ()
-                asked = as_read(others, settings, frame)
-                store.fill(classifier, [*train.sequences, *validated, *asked], progress, computed)
+                everything = [*train.sequences, *(validate.sequences if validate else ())]
+                store.fill(classifier, everything, progress, computed)
+                # By themselves, as they must not change what stands beside the others, nor whether
+                # these find room.
+                store.fill(classifier, as_read(others, settings, frame), progress)
                 store.tokens_computed += tokens
         finally:  # whoever interrupts does not wait for words, and they may go on while it trains
             thread.shutdown(wait=False)
