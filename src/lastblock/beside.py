@@ -217,8 +217,8 @@ def _do_what_is_said() -> None:
     import matplotlib.backends.backend_svg
     import matplotlib.figure  # noqa: F401
 
-    # Scikit-learn imports both for what is not done here, which takes as long as all else that it
-    # imports. The one as if it were not installed, as it need not be; the other once it is called.
+    # Scikit-learn imports both for what is not done here, and that takes much of its time. The one
+    # is as if it were not installed, as it need not be; the other is imported once it is called.
     sys.modules["pandas"] = None  # type: ignore[assignment]
     sys.modules["scipy.stats"] = Later("scipy.stats")
     from lastblock.baseline import baseline_says

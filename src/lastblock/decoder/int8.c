@@ -351,9 +351,9 @@ static inline __attribute__((always_inline)) TILED void sum_squares(
             s->panel = panel;
             sum_square(layer, weight, whole + r * stride, stride, s, before, next, a_step,
                        activation, gated);
-            Square *next = before;
+            Square *other = before;
             before = s;
-            s = next;
+            s = other;
         }
     }
     follow(before, 0, before->rows, layer, activation, gated);
