@@ -23,11 +23,11 @@ setup(
             "lastblock.decoder._kernels",
             [
                 f"src/lastblock/decoder/{name}.c"
-                for name in ("kernels", "int8", "few_rows", "trained_block", "trained_tail")
+                for name in ("kernels", "int8", "keys", "few_rows", "trained_block", "trained_tail")
             ],
             depends=[
                 f"src/lastblock/decoder/{name}.h"
-                for name in ("kernels", "int8", "few_rows", "trained_block")
+                for name in ("kernels", "tiles", "int8", "keys", "few_rows", "trained_block")
             ],
             # Where a product and a sum are rounded as one is for the code to say, or the last bits
             # would be the compiler's.

@@ -604,6 +604,7 @@ typedef struct {
     float *y;
     float eps;
     int centred;
+    const States *same; /* where rows are put as they are, and what each was multiplied by; or none */
 } Norms;
 
 TARGET static void some_norms(const void *work, int64_t part, int64_t parts)
@@ -618,7 +619,15 @@ TARGET static void some_norms(const void *work, int64_t part, int64_t parts)
         for (int64_t row = first; row < first + rows; row++, y += size) {
             if (norms->half)
                 widened(x, row, size, 1, y);
-            norm(norms->half ? y : x + row * size, size, norms->eps, norms->centred, y);
+            const float by =
+                norm(norms->half ? y : x + row * size, size, norms->eps, norms->centred, y);
+            if (norms->same) {
+                const int64_t at = a->starts[text] + row - first, wide = up_to(size, FULL);
+                uint16_t *same = norms->same->x + at * wide;
+                memcpy(same, (const uint16_t *)x + row * size, size * sizeof(uint16_t));
+                memset(same + size, 0, (wide - size) * sizeof(uint16_t));
+                norms->same->by[at] = by;
+            }
         }
     }
 }
@@ -633,14 +642,18 @@ static int64_t parts_of(const OneToken *a, int64_t each, int64_t threads)
 EXPORT void normed(const float *x, int64_t x_text, const OneToken *of, float eps, int centred,
                    float *y, int64_t threads)
 {
-    const Norms work = {x, x_text, NULL, 0, of, y, eps, centred};
+    const Norms work = {x, x_text, NULL, 0, of, y, eps, centred, NULL};
     share(some_norms, &work, parts_of(of, 8 * of->size, threads), threads);
 }
 
 void normed_texts(const void *const *texts, int half, const OneToken *of, float eps, float *y,
-                  int64_t threads)
+                  const States *same, int64_t threads)
 {
-    const Norms work = {NULL, 0, texts, half, of, y, eps, 0};
+    const Norms work = {NULL, 0, texts, half, of, y, eps, 0, same};
+    if (same) {
+        const int64_t wide = up_to(same->size, FULL), more = up_to(same->n, FULL) - same->n;
+        memset(same->x + same->n * wide, 0, more * wide * sizeof(uint16_t));
+    }
     share(some_norms, &work, parts_of(of, 8 * of->size, threads), threads);
 }
 

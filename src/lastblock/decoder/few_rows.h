@@ -2,7 +2,7 @@
 #ifndef LASTBLOCK_FEW_ROWS_H
 #define LASTBLOCK_FEW_ROWS_H
 
-#include "kernels.h"
+#include "keys.h"
 
 #ifdef CAN_BUILD
 
@@ -67,10 +67,11 @@ EXPORT void activate(const float *x, const float *wanted, int64_t n, int64_t siz
 EXPORT void normed(const float *x, int64_t x_text, const OneToken *of, float eps, int centred, float *y,
                    int64_t threads);
 EXPORT void adamw(const Step *given, int64_t count, int64_t threads);
-/* The same of texts that lie anywhere, each row by row, in float32 or ``half`` of that. */
+/* The same of texts that lie anywhere, each row by row, in float32 or ``half`` of that: bfloat16. The
+ * ``same`` rows as they are, of bfloat16, and what each was multiplied by, are put down too, if wanted. */
 __attribute__((visibility("hidden"))) void normed_texts(const void *const *texts, int half,
                                                           const OneToken *of, float eps, float *y,
-                                                          int64_t threads);
+                                                          const States *same, int64_t threads);
 EXPORT int attend_from(const OneToken *of, float *shares, float *means, int64_t threads);
 EXPORT int attend_from_back(const OneToken *of, float *shares, const float *wanted, float *of_queries,
                             float *of_keys, int64_t threads);

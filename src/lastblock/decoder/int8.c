@@ -7,14 +7,9 @@
  */
 #define _GNU_SOURCE /* for syscall */
 #include "int8.h"
+#include "tiles.h"
 
 #ifdef CAN_BUILD
-
-/* setup.py says NO_TILES where the compiler knows them and its assembler does not. */
-#if !defined(NO_TILES) && defined(__linux__) &&                                                   \
-    (__GNUC__ >= 11 || (defined(__clang__) && __clang_major__ >= 12))
-#define CAN_BUILD_TILES 1
-#endif
 
 /* A product's tile is so many rows of so many columns: 24 sums, which stay in registers. */
 enum { ROWS = 6, COLUMNS = 64 };
@@ -235,19 +230,14 @@ typedef struct {
 
 /* ------------------------------------------------------------------------------- matrix tiles */
 
-/* A register holds so many rows of so many bytes. Sums are those of two registers' rows and two's
- * columns; eight registers are all there are. */
-enum { SIDE = 16, DEEP = 64, SQUARE = 2 * SIDE };
+/* So many integers of a row, and columns, that a panel for tiles has. */
+enum { DEEP = 64, TILED_COLUMNS = 32 };
 
 #ifdef CAN_BUILD_TILES
 
 #include <cpuid.h>
 #include <sys/syscall.h>
 #include <unistd.h>
-
-#define TILED                                                                                     \
-    __attribute__((                                                                               \
-        target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,prfchw,amx-tile,amx-int8")))
 
 /* Sums of so many rows and a panel's columns, and what is wanted to follow them. */
 typedef struct {
@@ -374,12 +364,7 @@ TILED static void in_squares(const Product *p, int64_t first, int64_t here, int6
 {
     static void (*const of[2][3])(const Product *, int64_t, int64_t, int64_t, int64_t,
                                   const uint8_t *, int64_t, const float *) = BY_KIND(sums);
-    static const struct {
-        uint8_t palette, start, nothing[14];
-        uint16_t bytes[16];
-        uint8_t rows[16];
-    } shape = {1, 0, {0}, {64, 64, 64, 64, 64, 64, 64, 64}, {16, 16, 16, 16, 16, 16, 16, 16}};
-    _tile_loadconfig(&shape);
+    begin_tiles();
     of[p->layer->gated][p->layer->activation](p, first, here, begin, end, whole, stride, unit);
     _tile_release();
 }
@@ -388,7 +373,8 @@ TILED static void in_squares(const Product *p, int64_t first, int64_t here, int6
 EXPORT int has_tiles(void)
 {
     unsigned int eax, ebx, ecx, edx;
-    if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) || !(edx >> 24 & 1) || !(edx >> 25 & 1))
+    if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) || !(edx >> 22 & 1) ||
+        !(edx >> 24 & 1) || !(edx >> 25 & 1)) /* of bfloat16, at all, of integers */
         return 0;
     return syscall(SYS_arch_prctl, 0x1023, 18) == 0; /* ARCH_REQ_XCOMP_PERM: Linux is to be asked */
 }
@@ -432,14 +418,14 @@ TARGET static void product(const void *work, int64_t part, int64_t parts)
 {
     const Product *p = work;
     const Layer *layer = p->layer;
-    const int64_t columns = layer->tiled ? SQUARE : COLUMNS;
+    const int64_t columns = layer->tiled ? TILED_COLUMNS : COLUMNS;
     const int64_t wide = layer->gated ? columns / 2 : columns;
     const int64_t panels = (layer->out + wide - 1) / wide;
     const int64_t begin = panels * part / parts, end = panels * (part + 1) / parts;
     int64_t stride = up_to(layer->in, 16), most = p->n < CHUNK ? p->n : CHUNK;
     if (layer->tiled) /* an odd number of cache lines, or all rows would want the same places */
         stride = (up_to(layer->in, DEEP) / DEEP | 1) * DEEP;
-    uint8_t *whole = aligned_alloc(64, up_to(up_to(most, SQUARE) * stride + 1, 64));
+    uint8_t *whole = aligned_alloc(64, up_to(up_to(most, TILED_COLUMNS) * stride + 1, 64));
     float unit[CHUNK];
     if (!whole) {
         atomic_store(p->failed, 1);

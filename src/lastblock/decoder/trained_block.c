@@ -117,19 +117,62 @@ TARGET static void add(const float *x, int64_t n, float *y)
     }
 }
 
-/* ---------------------------------------------------------------------------------- the block */
-
 static float *room_for(int64_t n)
 {
     return aligned_alloc(64, up_to(sizeof(float) * n + 1, 64));
 }
 
+/* ------------------------------------------------------------------------------ keys of all tokens */
+
+static States states_of(const Block *b)
+{
+    return (States){b->states, b->plain_by, b->seen.starts[b->seen.batch], b->seen.size};
+}
+
+/* Whether there was memory for it. */
+static int keys_of_all(const Block *b, int64_t threads)
+{
+    const OneToken *a = &b->seen;
+    const int64_t size = a->size, kv_wide = a->kv_heads * a->dim;
+    if (b->tiled) {
+        const States states = states_of(b);
+        return keys_of(&states, key_weight(b), b->attn_norm, kv_wide, b->keys, threads);
+    }
+    float *turned = room_for(size * kv_wide);
+    if (!turned)
+        return 0;
+    turn_round(key_weight(b), kv_wide, size, b->attn_norm, turned, threads);
+    times(b->plain, a->starts[a->batch], turned, kv_wide, size, b->keys, 1, threads);
+    free(turned);
+    return 1;
+}
+
+/* What is wanted of the keys -> what of their weight, but for its factors. Whether there was memory. */
+static int back_to_key_weight(const Block *b, const float *of_keys, float *of_weight, int64_t threads)
+{
+    const OneToken *a = &b->seen;
+    const int64_t n = a->starts[a->batch], size = a->size, kv_wide = a->kv_heads * a->dim;
+    if (b->tiled) {
+        const States states = states_of(b);
+        return keys_back(&states, of_keys, kv_wide, of_weight, threads);
+    }
+    float *turned = room_for(n * kv_wide);
+    if (!turned)
+        return 0;
+    turn_round(of_keys, n, kv_wide, NULL, turned, threads);
+    times(turned, kv_wide, b->plain, size, n, of_weight, 1, threads);
+    free(turned);
+    return 1;
+}
+
+/* ---------------------------------------------------------------------------------- the block */
+
 /* Fills in what comes about. 0 if there was no memory for it, -1 if a text has no such token. */
 EXPORT TARGET int block_at(Block *b, int64_t threads)
 {
     OneToken *a = &b->seen;
-    const int64_t n = a->starts[a->batch], size = a->size, wide = a->heads * a->dim;
-    const int64_t kv_wide = a->kv_heads * a->dim, opened = b->gated ? 2 * b->inner : b->inner;
+    const int64_t size = a->size, wide = a->heads * a->dim;
+    const int64_t opened = b->gated ? 2 * b->inner : b->inner;
     for (int64_t text = 0; text < a->batch; text++) {
         int64_t at = a->position[text];
         at += at < 0 ? b->length : 0; /* from the end, as torch has it */
@@ -137,15 +180,12 @@ EXPORT TARGET int block_at(Block *b, int64_t threads)
             return -1;
         widened(b->texts[text], at, size, b->half, b->here + text * size);
     }
-    float *turned = room_for(size * kv_wide);
-    if (!turned)
-        return 0;
     rms_norm(b->here, b->attn_norm, a->batch, size, b->attn_eps, b->asked, b->here_by);
     times(b->asked, a->batch, b->qkv, size, wide, b->queries, 0, threads);
-    normed_texts(b->texts, b->half, a, b->attn_eps, b->plain, threads);
-    turn_round(key_weight(b), kv_wide, size, b->attn_norm, turned, threads);
-    times(b->plain, n, turned, kv_wide, size, b->keys, 1, threads);
-    free(turned);
+    const States same = states_of(b);
+    normed_texts(b->texts, b->half, a, b->attn_eps, b->plain, b->tiled ? &same : NULL, threads);
+    if (!keys_of_all(b, threads))
+        return 0;
     a->queries = b->queries;
     a->keys = b->keys;
     a->states = b->plain;
@@ -170,12 +210,11 @@ EXPORT int block_at_back(const Block *b, const Wanted *of, int64_t threads)
     const int64_t n = a->starts[a->batch], size = a->size, wide = a->heads * a->dim;
     const int64_t kv_wide = a->kv_heads * a->dim, opened = b->gated ? 2 * b->inner : b->inner;
     const int64_t rows = a->batch * size;
-    float *room = room_for(2 * rows + size + a->heads * rows + 2 * n * kv_wide);
+    float *room = room_for(2 * rows + size + a->heads * rows + n * kv_wide);
     if (!room)
         return 0;
     float *of_read = room, *of_asked = room, *of_here = room + rows, *of_factor = of_here + rows;
     float *of_means = of_factor + size, *of_keys = of_means + a->heads * rows;
-    float *turned = of_keys + n * kv_wide;
 
     times(of->y, a->batch, b->down, b->inner, size, of->closed, 1, threads);
     activate(b->opened, of->closed, a->batch, b->inner, b->activation, b->gated, of->opened, threads);
@@ -189,9 +228,8 @@ EXPORT int block_at_back(const Block *b, const Wanted *of, int64_t threads)
     memset(of->attn_norm, 0, size * sizeof(float));
     factored((Factored){b->means, b->attn_norm, of_means, of->attn_norm, a->batch * a->heads, size},
              threads);
-    const int done = attend_from_back(a, b->shares, of_means, of->queries, of_keys, threads);
-    turn_round(of_keys, n, kv_wide, NULL, turned, threads);
-    times(turned, kv_wide, b->plain, size, n, of->key_weight, 1, threads);
+    const int done = attend_from_back(a, b->shares, of_means, of->queries, of_keys, threads) &&
+                     back_to_key_weight(b, of_keys, of->key_weight, threads);
     factored((Factored){key_weight(b), b->attn_norm, of->key_weight, of->attn_norm, kv_wide, size},
              threads);
     times(of->queries, a->batch, b->qkv, size, wide, of_asked, 1, threads);

@@ -12,6 +12,7 @@ typedef struct {
     const float *attn_norm, *qkv, *out, *mlp_norm, *into, *down; /* weights */
     int64_t length, inner;                           /* of the longest text, of the MLP */
     int32_t activation, gated, half;                 /* ``half``: states are bfloat16, not float32 */
+    int32_t tiled;                                   /* keys of such states go through matrix tiles */
     float attn_eps, mlp_eps;
     /* What comes about on the way: a row each text, or each of the n tokens that are seen. */
     float *here, *here_by, *asked;                   /* the token's states, normed: (batch, size) */
@@ -23,6 +24,8 @@ typedef struct {
     float *middle, *middle_by, *read;                /* after attention, normed: (batch, size) */
     float *opened, *closed;                          /* (batch, inner or twice that), (batch, inner) */
     float *y;                                        /* (batch, size) */
+    uint16_t *states; /* where ``tiled``: what ``plain`` was, filled up as keys.h has it, */
+    float *plain_by;  /* and what its rows were multiplied by */
 } Block;
 
 typedef struct {

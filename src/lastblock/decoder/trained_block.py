@@ -64,9 +64,10 @@ class BlockAt(ctypes.Structure):
         ("seen", OneToken),
         *((name, ctypes.c_void_p) for name in ("texts", *Weights._fields)),
         *((name, ctypes.c_int64) for name in ("length", "inner")),
-        *((name, ctypes.c_int32) for name in ("activation", "gated", "half")),
+        *((name, ctypes.c_int32) for name in ("activation", "gated", "half", "tiled")),
         *((name, ctypes.c_float) for name in ("attn_eps", "mlp_eps")),
         *((name, ctypes.c_void_p) for name in _ON_THE_WAY),
+        *((name, ctypes.c_void_p) for name in ("states", "plain_by")),  # where ``tiled``
     )
 
 

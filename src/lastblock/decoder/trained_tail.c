@@ -34,6 +34,7 @@ EXPORT int64_t tail_room(Tail *t, float *room)
     const OneToken *a = &b->seen;
     const int64_t n = a->starts[a->batch], rows = a->batch * a->size, wide = a->heads * a->dim;
     const int64_t kv_wide = a->kv_heads * a->dim, opened = b->gated ? 2 * b->inner : b->inner;
+    const int64_t halves = b->tiled ? up_to(n, FULL) * up_to(a->size, FULL) / 2 : 0;
     const struct {
         float **which;
         int64_t numbers;
@@ -50,6 +51,7 @@ EXPORT int64_t tail_room(Tail *t, float *room)
         {&of->opened, a->batch * opened}, {&of->middle, rows}, {&of->values, a->batch * wide},
         {&of->queries, a->batch * wide}, {&of->key_weight, kv_wide * a->size},
         {&of->attn_norm, a->size}, {&of->mlp_norm, a->size},
+        {(float **)&b->states, halves}, {&b->plain_by, b->tiled ? n : 0},
     };
     int64_t taken = 0;
     for (size_t i = 0; i < sizeof(each) / sizeof(*each); i++) {

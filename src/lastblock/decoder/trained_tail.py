@@ -124,6 +124,7 @@ class TailSteps:
         begins = (ctypes.c_void_p * batch)(*(of.data_ptr() + begin for of in texts))
         block.texts = ctypes.addressof(begins)
         block.half, block.length = texts[0].dtype == torch.bfloat16, max(lengths)
+        block.tiled = block.half and kernels.have_tiles()
         last = torch.from_numpy(np.array(lengths) - 1)
         seen = Seen.of(last, block.length, heads.causal, heads.window)
         tables = self._rotary(block.length) or ()
