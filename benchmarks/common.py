@@ -69,9 +69,13 @@ def block_shapes(classifier: SequenceClassifier, rows: int) -> list[tuple[int, i
 
 
 def own_cache(folder: Path) -> Path:
-    """A cache folder that shares the user's weights and data sets, and nothing else."""
+    """A cache folder that shares the user's weights and data sets, and nothing else.
+
+    With weights goes what their channels are divided by in 8-bit integers, found out or not yet.
+    """
     folder.mkdir(parents=True)
-    for name in ("models", "hub", "datasets"):
+    (cache_folder() / "channels").mkdir(parents=True, exist_ok=True)
+    for name in ("models", "hub", "datasets", "channels"):
         if (cache_folder() / name).exists():
             (folder / name).symlink_to((cache_folder() / name).absolute())
     return folder

@@ -31,7 +31,7 @@ from common import in_precision, messages, seconds_of, write_results
 from lastblock import TextClassifier
 from lastblock.activations import ActivationStore
 from lastblock.data.examples import Examples
-from lastblock.decoder import precision
+from lastblock.decoder import channels, precision
 from lastblock.decoder.decoder import Decoder
 from lastblock.inference import TextModel
 from lastblock.recipe import SAMPLE
@@ -110,14 +110,14 @@ def state_errors(texts: list[str]) -> dict[str, list[float]]:
     sample = torch.from_numpy(model.frame.around(model.tokenizer.encode_batch([SAMPLE])[0]))
     tokens = torch.randint(0, model.classifier.decoder.config.vocab_size, (len(sample),))
     ways = {"sentences": (sample, 0.5), "exponent 0.6": (sample, 0.6), "tokens": (tokens, 0.5)}
-    divisors, found = precision._divisors, {}
+    divisors, found = channels._divisors, {}
     for way in ("not divided", *ways):
         decoder = in_precision("float32", AFTER[-1] + 1).classifier.decoder
         if way == "not divided":
-            precision._divisors = lambda *layer: torch.ones_like(divisors(*layer))
-        given, precision.SHARE = ways.get(way, ways["sentences"])
+            channels._divisors = lambda *layer: torch.ones_like(divisors(*layer))
+        given, channels.SHARE = ways.get(way, ways["sentences"])
         precision.set_precision(decoder, AFTER[-1], "int8", given)
-        precision.SHARE, precision._divisors = 0.5, divisors
+        channels.SHARE, channels._divisors = 0.5, divisors
         states = last_states(decoder, sequences)
         found[way] = _errors(states, exact)
         if way == "sentences":

@@ -139,17 +139,24 @@ class SequenceClassifier(nn.Module):
         return [m for block in blocks for m in block.modules() if isinstance(m, nn.Linear)]
 
     def set_prefix_precision(
-        self, precision: Precision, sample: Tensor | None = None, done: Decoder | None = None
+        self,
+        precision: Precision,
+        sample: Tensor | None = None,
+        done: Decoder | None = None,
+        *,
+        weights: str | None = None,
     ) -> None:
         """Turn the frozen prefix to what it will compute in; the tail's weights stay float32.
 
-        ``sample`` (T,), token ids of some text, is for int8: see ``set_precision``. ``done`` is a
-        decoder of the same weights, as deep as the prefix or deeper, that was turned to it already,
-        with the same sample: its blocks are taken.
+        ``sample`` (T,), token ids of some text, is for int8, and ``weights``: see
+        ``set_precision``. ``done`` is a decoder of the same weights, as deep as the prefix or
+        deeper, that was turned to it already, with the same sample: its blocks are taken.
         """
         embed = not self.train_embeddings
         if done is None:
-            set_precision(self.decoder, self.frozen_blocks, precision, sample, embed=embed)
+            set_precision(
+                self.decoder, self.frozen_blocks, precision, sample, embed=embed, weights=weights
+            )
         else:
             self.decoder.take(done.requires_grad_(False), self.frozen_blocks, embed=embed)
         self.prefix_precision = precision

@@ -112,7 +112,12 @@ class TextEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
                 rows, columns, int8=True, kernels=kernels.have_fastest_integers()
             )
         sample = torch.from_numpy(frame.around(tokenizer.encode_batch([SAMPLE])[0]))
-        states.set_prefix_precision(precision, sample)  # type: ignore[arg-type]
+        kept = cache_bytes(self.cache_size)
+        states.set_prefix_precision(
+            precision,  # type: ignore[arg-type]
+            sample,
+            weights=hub.content_of(files) if kept else None,
+        )
         states.decoder.begin_with(torch.from_numpy(frame.before))
         self.depth_, self.max_length_ = depth, max_length
         self._n_features_out = shape.hidden_size

@@ -32,6 +32,7 @@ from lastblock.config import (
     Settings,
     ThresholdRule,
     TrainConfig,
+    cache_bytes,
 )
 from lastblock.data.examples import Label, Rows, check_texts
 from lastblock.data.split import holdout
@@ -184,9 +185,10 @@ class Learner:
         self.choice_: dict[str, Any] | None = None
         self.mixture_: dict[str, Any] | None = None
         in_turn: Tensor | None = None
+        known = _known_by(files, settings, self.cache_size)
         if recipe.chooses_depth(settings, model_config):
             with watch("activations"):
-                climbed = _load_to_climb(files, settings, sample, before)
+                climbed = _load_to_climb(files, settings, sample, before, known)
                 choice = self._choose_depth(files, climbed, train, settings, progress)
             settings = recipe.at_depth(
                 settings, shape, choice.frozen_blocks + settings.trainable_blocks
@@ -201,7 +203,7 @@ class Learner:
             # A lexicon joins in the end, if it is worth it.
             wordless = replace(settings, lexicon=False)
             classifier = make_classifier(decoder, wordless, len(self.classes_))
-            classifier.set_prefix_precision(settings.dtype, sample, climbed)
+            classifier.set_prefix_precision(settings.dtype, sample, climbed, weights=known)
             del climbed
             decoder.begin_with(before)
             if settings.dtype == "int8":
@@ -565,19 +567,33 @@ def _load(files: hub.PretrainedFiles, settings: Settings, depth: int) -> Decoder
 
 
 def _load_to_climb(
-    files: hub.PretrainedFiles, settings: Settings, sample: Tensor, before: Tensor
+    files: hub.PretrainedFiles,
+    settings: Settings,
+    sample: Tensor,
+    before: Tensor,
+    known: str | None,
 ) -> Decoder:
     """The decoder up to the highest depth that comes into question, in what it computes in.
 
-    ``sample`` is for int8; all texts have token ids ``before`` them.
+    ``sample`` is for int8, and what its weights are ``known`` by; all texts have token ids
+    ``before`` them.
     """
     n_layers = loading.read_config(files.folder).num_hidden_layers
     highest = candidates(n_layers, settings.trainable_blocks)[-1]
     decoder = _load(files, settings, highest)
     decoder.set_attention(settings.attention)
-    set_precision(decoder, highest, settings.dtype, sample)
+    set_precision(decoder, highest, settings.dtype, sample, weights=known)
     decoder.begin_with(before)
     return decoder
+
+
+def _known_by(
+    files: hub.PretrainedFiles, settings: Settings, cache_size: float | None
+) -> str | None:
+    """What weights to begin with are told from others by, if anything may be kept of them."""
+    if settings.weights == "random" or not cache_bytes(cache_size):
+        return None
+    return hub.content_of(files)
 
 
 def _begun_with(settings: Settings) -> dict[str, str | int]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lastblock import runtime
 from lastblock.classifier import SequenceClassifier
-from lastblock.decoder import kernels, precision
+from lastblock.decoder import channels, kernels, precision
 from lastblock.decoder.config import Activation
 from lastblock.decoder.layers import RMSNorm, activate
 from lastblock.decoder.loading import load_decoder
@@ -47,7 +47,7 @@ def _round(linear: nn.Linear, largest: Tensor) -> Int8Linear:
     out_features, in_features = linear.weight.shape
     layer = Int8Linear(in_features, out_features, linear.bias is not None, factor=True, eps=None)
     with torch.no_grad():
-        precision._fill(layer, linear, precision._divisors(linear, largest))
+        precision._fill(layer, linear, channels._divisors(linear, largest))
     return layer
 
 
@@ -109,7 +109,7 @@ def test_a_norm_before_it_is_taken_in(offset: float) -> None:
     with torch.no_grad():
         norm.weight.copy_(torch.rand(96) + 0.5)
         normed = norm(x)
-        by = precision._divisors(linear, normed.abs().amax(0))
+        by = channels._divisors(linear, normed.abs().amax(0))
         apart = Int8Linear(96, 64, bias=True, factor=True, eps=None)
         precision._fill(apart, linear, by)
         together = Int8Linear(96, 64, bias=True, factor=True, eps=1e-5)

@@ -6,10 +6,9 @@ by a scale of its own, so that no text changes another's result. Sums are exact,
 
 A few channels of a decoder's states are many times larger than the others, and would take most of
 the 256 steps for themselves. So every channel is divided by a constant that its column of the
-weight is multiplied with, which changes no product (SmoothQuant, Xiao et al. 2023, section 4). The
-constants come from how large each channel gets in a sample of text. Whatever makes a layer's inputs
-does the division: a norm's weight, or the rows of the layer before. And as rounding does not see
-how large a token is as a whole, an RMS norm before it is but a factor of the token's scale.
+weight is multiplied with, which changes no product (``channels.py``). Whatever makes a layer's
+inputs does the division: a norm's weight, or the rows of the layer before. And as rounding does not
+see how large a token is as a whole, an RMS norm before it is but a factor of the token's scale.
 
 LayerNorm, attention, activation functions and the states themselves stay float32. Knows no labels
 and no text.
@@ -18,8 +17,6 @@ and no text.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from threading import Lock
 from typing import Any
 
@@ -29,6 +26,7 @@ from torch.nn import functional as F
 
 from lastblock.config import Precision
 from lastblock.decoder import kernels
+from lastblock.decoder.channels import SMALLEST, Divisors, channel_divisors
 from lastblock.decoder.config import Activation
 from lastblock.decoder.decoder import Decoder
 from lastblock.decoder.layers import Block, RMSNorm, activate
@@ -38,9 +36,6 @@ STEPS = 127  # an 8-bit integer on each side of zero
 ZERO = 128  # what stands for zero: the instructions want one side of a product unsigned
 # Numbers of rows are rounded up to multiples of this: what oneDNN compiles for one serves more.
 ROWS = 16
-# How much of a channel's size goes over into the weight: half, as in SmoothQuant, section 4.
-SHARE = 0.5
-_SMALLEST = 1e-5  # for channels that are always zero
 # Added to a float32 it leaves no bits for fractions: a whole number stands in the lowest ones.
 _WHOLE = 1.5 * 2**23
 _PACKING = Lock()
@@ -84,10 +79,10 @@ class Int8Linear(nn.Module):
         """Take in a layer's weight, for inputs whose channels are divided by ``smooth`` (in,)."""
         self._forget()
         if kernels.available():
-            self.weight, self.scale = kernels.round_rows(linear.weight, smooth, _SMALLEST)
+            self.weight, self.scale = kernels.round_rows(linear.weight, smooth, SMALLEST)
         else:
             weight = linear.weight.float() * smooth
-            self.scale = weight.abs().amax(1).clamp_min(_SMALLEST) / STEPS
+            self.scale = weight.abs().amax(1).clamp_min(SMALLEST) / STEPS
             # GPT-2 stores its weights the other way round; oneDNN takes rows for granted.
             self.weight = (weight / self.scale[:, None]).round_().to(torch.int8).contiguous()
         if self.bias is not None:
@@ -185,6 +180,7 @@ def set_precision(
     sample: Tensor | None,
     *,
     embed: bool = True,
+    weights: str | None = None,
 ) -> None:
     """Turn a decoder's first ``blocks`` blocks to what they will compute in, and its embeddings.
 
@@ -194,6 +190,8 @@ def set_precision(
         precision: "float32", "bfloat16" or "int8"; the last keeps all but products in float32.
         sample: token ids (T,) of some text, which says how large channels get; for int8.
         embed: turn the embeddings too.
+        weights: what tells the decoder's weights from all others; what is found out by
+            the sample is then remembered on this machine.
     """
     decoder.forget()
     stored = {parameter.data_ptr() for parameter in decoder.parameters()}
@@ -211,7 +209,7 @@ def set_precision(
     if precision == "int8":
         if sample is None:
             raise ValueError("int8 wants a sample of text")
-        _to_int8(decoder, blocks, sample)
+        _to_int8(decoder, blocks, sample, weights)
         for parameter in decoder.parameters():
             # Else the little that is not rounded keeps the whole file mapped that it was read from.
             if parameter.data_ptr() in stored:
@@ -241,32 +239,14 @@ def empty_int8(decoder: Decoder, blocks: int) -> None:
 
 
 @torch.no_grad()
-def _to_int8(decoder: Decoder, blocks: int, sample: Tensor) -> None:
+def _to_int8(decoder: Decoder, blocks: int, sample: Tensor, weights: str | None) -> None:
     """Round the linear layers of a decoder's first ``blocks`` blocks, in place."""
     keep_freed_memory()
-    x = decoder.embed(sample.long()[None, : decoder.config.max_position_embeddings])
-    for index, block in enumerate(decoder.blocks[:blocks]):
+    for block, by in zip(
+        decoder.blocks, channel_divisors(decoder, blocks, sample, weights), strict=False
+    ):
         assert isinstance(block, Block)
-        with _largest_inputs(block) as largest:
-            x = decoder.run(x, index, index + 1)
-        _round(block, largest)
-
-
-@contextmanager
-def _largest_inputs(block: nn.Module) -> Iterator[dict[nn.Module, Tensor]]:
-    """How large, in absolute value, each channel gets that a block's linear layers are given."""
-    seen: dict[nn.Module, Tensor] = {}
-
-    def look(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        seen[module] = inputs[0].flatten(0, -2).abs().amax(0)
-
-    linears = [module for module in block.modules() if isinstance(module, nn.Linear)]
-    hooks = [linear.register_forward_pre_hook(look) for linear in linears]
-    try:
-        yield seen
-    finally:
-        for hook in hooks:
-            hook.remove()
+        _round(block, by)
 
 
 def _replace(block: Block) -> tuple[Int8Linear, Int8Linear, Int8Linear, Int8Linear]:
@@ -299,42 +279,20 @@ def _like(linear: nn.Linear, *, factor: bool, eps: float | None = None) -> Int8L
     return Int8Linear(in_features, out_features, linear.bias is not None, factor, eps)
 
 
-def _round(block: Block, largest: dict[nn.Module, Tensor]) -> None:
-    """The same, filled; ``largest`` says how large the channels of their inputs get."""
+def _round(block: Block, by: Divisors) -> None:
+    """The same, filled; ``by`` says what the channels of their inputs are divided by."""
     attn, mlp = block.attn, block.mlp
     qkv, out, into, down = attn.qkv, attn.out, mlp.into, mlp.down
     norms = block.attn_norm, block.mlp_norm
-    # Query heads that share a value head share what its channels are divided by.
-    heads = (attn.kv_heads, attn.heads // attn.kv_heads, attn.head_dim)
-    by_value, by_inner = _divisors(out, largest[out], heads), _divisors(down, largest[down])
+    by_value = by[out].view(attn.kv_heads, -1, attn.head_dim)[:, 0].flatten()
     new_qkv, new_out, new_into, new_down = _replace(block)
-    _fill(new_out, out, by_value.expand(heads).flatten())
-    _fill(new_down, down, by_inner)
-    _fill(new_qkv, qkv, _divisors(qkv, largest[qkv]), norms[0])
-    new_qkv.divide(slice(-by_value.numel(), None), by_value.flatten())
-    _fill(new_into, into, _divisors(into, largest[into]), norms[1])
+    _fill(new_out, out, by[out])
+    _fill(new_down, down, by[down])
+    _fill(new_qkv, qkv, by[qkv], norms[0])
+    new_qkv.divide(slice(-len(by_value), None), by_value)
+    _fill(new_into, into, by[into], norms[1])
     if mlp.gated:
-        new_into.divide(slice(-len(by_inner), None), by_inner)
-
-
-def _divisors(
-    linear: nn.Linear, largest: Tensor, heads: tuple[int, int, int] | None = None
-) -> Tensor:
-    """What a layer's input channels are divided by, (in,).
-
-    With ``heads`` (K, H/K, D) the channels of H/K heads share it: (K, 1, D).
-    """
-    columns = _columns(linear.weight)
-    if heads is not None:
-        largest, columns = (of.view(heads).amax(1, keepdim=True) for of in (largest, columns))
-    return largest.clamp_min(_SMALLEST) ** SHARE / columns.clamp_min(_SMALLEST) ** (1 - SHARE)
-
-
-def _columns(weight: Tensor) -> Tensor:
-    """How large each column of a weight (out, in) gets, (in,)."""
-    if kernels.available():
-        return kernels.largest_in_columns(weight)
-    return weight.abs().amax(0).float()
+        new_into.divide(slice(-len(by[down]), None), by[down])
 
 
 def _fill(layer: Int8Linear, linear: nn.Linear, by: Tensor, norm: nn.Module | None = None) -> None:
