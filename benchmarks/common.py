@@ -62,7 +62,7 @@ def matrix_rate(shapes: Sequence[tuple[int, int, int]], repeats: int = 15) -> fl
 def block_shapes(classifier: SequenceClassifier, rows: int) -> list[tuple[int, int, int]]:
     """The products of one block over ``rows`` tokens."""
     shapes = []
-    for name, weight in classifier.decoder.blocks[0].named_parameters():
+    for name, weight in classifier.decoder.blocks[-1].named_parameters():
         if weight.ndim == 2 and name.endswith("weight"):
             shapes.append((rows, weight.shape[1], weight.shape[0]))
     return shapes

@@ -1,10 +1,11 @@
 """A training step on cached activations against the machine's matrix rate.
 
 The step is that of ``lastblock.training``: 16 SMS messages, forward and backward through the tail,
-AdamW. Counted are the products of a block for one token of each text, with keys and values of all
-tokens; backward takes twice as many operations, for the gradients of inputs and of weights: also
-what a step can do without. The time they would take is that of torch's own matrix products of the
-block's shapes, measured in the same run.
+AdamW, over activations as they are kept here by default (``--dtype auto``). Counted are the
+products of a block for one token of each text, with keys and values of all tokens; backward takes
+twice as many operations, for the gradients of inputs and of weights: also what a step can do
+without. The time they would take is that of torch's own matrix products of the block's shapes,
+measured in the same run.
 
     python benchmarks/training_step.py [--steps N]
 """
@@ -16,11 +17,14 @@ import time
 from collections.abc import Sequence
 
 import numpy as np
-from common import block_shapes, matrix_rate, messages, untrained, write_results
+from common import block_shapes, in_precision, matrix_rate, messages, write_results
 
 from lastblock.activations import ActivationStore
 from lastblock.classifier import SequenceClassifier
+from lastblock.config import DEFAULT_MODEL
+from lastblock.decoder import hub, kernels, loading
 from lastblock.decoder.layers import Block
+from lastblock.runtime import fastest_precision
 from lastblock.tokenization.batching import TokenIds
 from lastblock.training import AdamW, Encoded, training_step
 
@@ -83,7 +87,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=60)
     options = parser.parse_args()
-    model = untrained(depth=2)  # what lies below the trained block has no part in a step
+    shape = loading.read_config(hub.resolve(DEFAULT_MODEL).folder)
+    precision = fastest_precision(
+        shape.intermediate_size,
+        shape.hidden_size,
+        int8=True,
+        kernels=kernels.have_fastest_integers(),
+    )
+    model = in_precision(precision, depth=2)  # what else lies below has no part in a step
     figures = measure(model.classifier, model.encode(messages(400)), options.steps)
     print(
         f"a step: {figures['step_ms']:.1f} ms ({figures['step_one_by_one_ms']:.1f} operation by "

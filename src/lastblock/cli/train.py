@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -181,6 +182,9 @@ def run(config: RunConfig) -> None:
             from lastblock.cli.tables import print_report
             from lastblock.finetune import finetune
 
+        start = time.perf_counter()
         result = finetune(config, make_progress(), beside)
+        taken = time.perf_counter() - start
     print_report(result.report)
     print(f"saved     {result.folder}, all about it in {result.folder}/report.html")
+    print(f"took      {taken:.1f} s, from the first of the data to the saved model")
