@@ -1,5 +1,6 @@
 """A training step in two calls gives what torch's autograd and optimizer give, and float64."""
 
+import copy
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lastblock.classifier import SequenceClassifier
-from lastblock.decoder import few_rows
+from lastblock.decoder import few_rows, kernels
 from lastblock.decoder.config import DecoderConfig
 from lastblock.decoder.decoder import Decoder
 from lastblock.decoder.trained_tail import TailSteps
@@ -122,8 +123,9 @@ def test_several_steps_are_torch_s_own(kind):
         torch.testing.assert_close(mine, its, rtol=0, atol=0.01, msg=name)
 
 
-def test_threads_change_nothing():
-    given, wanted = _texts(40, 60), torch.randn(40, 3)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_threads_change_nothing(dtype):
+    given, wanted = _texts(40, 60, dtype), torch.randn(40, 3)
     first, threads, found = _classifier("llama"), torch.get_num_threads(), []
     try:
         for n in (1, 2, 5):
@@ -163,6 +165,57 @@ def test_steps_of_one_kind_may_follow_the_other():
         classifier.trainable_parameters(), plain.trainable_parameters(), strict=True
     ):
         assert ((mine - its).abs() > 1e-5).float().mean() < 0.01
+
+
+# Keys of 32, 96 and 40 numbers, of states of as many as fill tiles and of more and fewer.
+@pytest.mark.parametrize(("size", "kv_heads", "dim"), [(64, 2, 16), (96, 3, 32), (100, 5, 8)])
+@pytest.mark.parametrize("rows", [1, 31, 40, 600])
+def test_keys_through_matrix_tiles_are_those_without(size, kv_heads, dim, rows, monkeypatch):
+    """Also of tokens more than are summed up at a time; each is compared with float64's."""
+    if not kernels.have_tiles():
+        pytest.skip("this processor has no matrix tiles")
+    heads = {"num_attention_heads": 2 * kv_heads, "num_key_value_heads": kv_heads, "head_dim": dim}
+    config = DecoderConfig.from_dict({**FAMILIES["llama"], "hidden_size": size, **heads})
+    decoder = Decoder(replace(config, max_position_embeddings=1024), 2)
+    for parameter in decoder.parameters():
+        nn.init.normal_(parameter, std=size**-0.5)
+    classifier = SequenceClassifier(decoder, 3)
+    given = [torch.randn(n, size).bfloat16() for n in (rows, 1, max(1, rows // 2), 17)]
+    wanted = torch.randn(len(given), 3)
+    exact = copy.deepcopy(classifier).double()
+    expected = _plain_logits(exact, given)
+    expected.backward(wanted.double())
+    weight, of_keys = (
+        classifier.decoder.blocks[1].attn.qkv.weight,
+        slice(2 * kv_heads * dim, -kv_heads * dim),
+    )
+    gradient = exact.decoder.blocks[1].attn.qkv.weight.grad[of_keys]
+    said, off = [], []
+    for tiles in (True, False):
+        monkeypatch.setattr(kernels, "have_tiles", lambda tiles=tiles: tiles)
+        optimizer = AdamW(classifier.trainable_parameters(), 0.1, lr=0.0)
+        steps = _steps(classifier)
+        torch.testing.assert_close(steps.logits(given).double(), expected, rtol=1e-5, atol=1e-5)
+        optimizer.step_of(steps, wanted)
+        said.append(10 * optimizer._mean[optimizer._row[id(weight)]][of_keys].double())
+        off.append(float((said[-1] - gradient).norm() / gradient.norm()))
+    assert off[0] < max(1e-6, 2 * off[1])
+    assert not torch.equal(*said)  # there are two ways
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_no_text_changes_what_is_said_of_another(dtype):
+    """Not even one that is no number; and what stands beside it changes no bit."""
+    steps, given = _steps(_classifier("llama")), _texts(9, dtype=dtype)
+    expected = steps.logits(given).clone()
+    given[4] = torch.full_like(given[4], torch.nan)
+    said = steps.logits(given)
+    others = torch.arange(9) != 4
+    assert said[4].isnan().all()
+    assert torch.equal(said[others], expected[others])
+    turned = steps.logits(given[::-1]).flip(0)
+    assert torch.equal(turned[others], expected[others])
+    assert torch.equal(steps.logits(given[:1]), expected[:1])
 
 
 def test_a_text_without_a_token_is_refused():
