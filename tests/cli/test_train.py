@@ -112,7 +112,7 @@ def test_results_go_to_stdout_and_progress_to_stderr(
     assert run(["train", "a.csv", "-o", "m"]) == 0
     out, err = capsys.readouterr()
     assert err == "1,494 rows\n"
-    for words in ("test", "98.0", "depth 20", "train 3.1", "lastblock predict m"):
+    for words in ("test", "98.0", "depth 20", "train 3.1", "lastblock predict m", "took      0."):
         assert words in out
 
 

@@ -16,6 +16,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import get_ident
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -152,7 +153,7 @@ def _remember(path: Path, decoder: Decoder, found: list[Divisors]) -> None:
         for index, name, layer in _layers(decoder, len(found))
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}-{get_ident()}.tmp")
     try:
         save_file(tensors, temporary)
         os.replace(temporary, path)
