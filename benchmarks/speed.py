@@ -4,8 +4,9 @@ The loop is written as chapter 6 of "Build a Large Language Model (From Scratch)
 message padded to the longest, every block run at every step and every evaluation, float32, and
 all of it by torch, as there: by none of our kernels in C. By default 40 training steps and 5
 evaluation batches are timed and multiplied by how many of each the loop takes; ``--full`` runs it
-whole. Against it stand ``lastblock train`` processes, with the weights converted beforehand: from
-data to saved model, as they say themselves, and as a whole, with Python's start and all imports.
+whole. Against it stand ``lastblock train`` processes, with the weights converted beforehand, and
+what their channels are divided by known (but in the first run on a machine): from data to saved
+model, as they say themselves, and as a whole, with Python's start and all imports.
 
     python benchmarks/speed.py [--full] [--runs N] [--json FILE]
 """

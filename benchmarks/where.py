@@ -1,7 +1,8 @@
 """Where the time of ``lastblock train`` goes, the first time and with activations on disk.
 
-Three whole processes on the same messages: the first on an empty cache, the second with another
-learning rate, the third with another number of epochs. The picture shows each step's seconds.
+Three whole processes on the same messages: the first with no activations kept, the second with
+another learning rate, the third with another number of epochs. The picture shows each step's
+seconds.
 
     python benchmarks/where.py [--texts N]
 """

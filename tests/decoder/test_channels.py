@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from tiny import FAMILIES, random_decoder
 from torch import Tensor
 
@@ -90,12 +92,36 @@ def test_other_weights_samples_and_attention_have_their_own(folder, runs):
     assert len(list(folder.iterdir())) == 4
 
 
+def test_who_computes_otherwise_has_its_own(folder, runs):
+    """Else the last bits would be those of whoever came first."""
+    threads, each = torch.get_num_threads(), {}
+    try:
+        for n in (1, 2, 1, 2):
+            torch.set_num_threads(n)
+            found = _rounded()
+            assert _same(found, each.setdefault(n, found))
+            assert _same(found, _rounded(weights=None))
+    finally:
+        torch.set_num_threads(threads)
+    assert len(list(folder.iterdir())) == 2
+
+
+def test_what_is_remembered_can_be_forgotten(folder):
+    assert channels.clear() == channels.remembered() == 0
+    _rounded()
+    assert folder.stat().st_mode & 0o077 == 0
+    size = channels.remembered()
+    assert size > 4 * 3 * (48 + 48 + 48 + 80)
+    assert channels.clear() == size
+    assert not folder.exists()
+
+
 def test_nothing_is_kept_where_nothing_tells_the_decoder_from_others(folder):
     _rounded(weights=None)
     assert not folder.exists()
 
 
-@pytest.mark.parametrize("damage", ["cut", "other", "empty"])
+@pytest.mark.parametrize("damage", ["cut", "other", "empty", "bit", "dtype"])
 def test_what_is_damaged_is_found_out_anew_and_replaced(folder, runs, damage):
     expected = _rounded()
     (path,) = folder.iterdir()
@@ -104,6 +130,12 @@ def test_what_is_damaged_is_found_out_anew_and_replaced(folder, runs, damage):
         _rounded("gpt2", weights="gpt2")
         (other,) = set(folder.iterdir()) - {path}
         other.replace(path)
+    elif damage == "dtype":
+        with safe_open(path, framework="pt") as file:
+            about, numbers = file.metadata(), file.get_tensor("divisors").double()
+        save_file({"divisors": numbers}, path, about)
+    elif damage == "bit":
+        path.write_bytes(whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:])
     else:
         path.write_bytes(whole[: len(whole) // 2] if damage == "cut" else b"")
     runs()

@@ -11,17 +11,22 @@ def cache(
     action: Annotated[
         Literal["info", "clear"],
         typer.Argument(
-            help="info: what is kept, and how large it is; clear: remove all activations (weights "
-            "and data sets stay)."
+            help="info: what is kept, and how large it is; clear: remove all of that (weights and "
+            "data sets stay)."
         ),
     ] = "info",
 ) -> None:
-    """Show or clear the activations kept on disk for later runs on the same texts."""
+    """Show or clear the activations kept on disk for later runs on the same texts.
+
+    And what decoders' channels are divided by in 8-bit integers, of each a small file.
+    """
     from lastblock.activations import shelf
     from lastblock.cli.progress import amount
+    from lastblock.decoder import channels
 
     if action == "clear":
         print(f"freed {amount(shelf.clear(), 'B')} in {shelf.activations_folder()}")
+        print(f"freed {amount(channels.clear(), 'B')} in {channels.channels_folder()}")
         return
     _print_info()
 
@@ -33,6 +38,7 @@ def _print_info() -> None:
     from lastblock.cli.progress import amount
     from lastblock.cli.tables import print_table
     from lastblock.config import cache_bytes
+    from lastblock.decoder import channels
 
     files = shelf.shelved()
     size = amount(sum(file.size for file in files), "B")
@@ -40,6 +46,7 @@ def _print_info() -> None:
         f"{shelf.activations_folder()}: {size} of {amount(cache_bytes(None), 'B')} used "
         "(LASTBLOCK_CACHE_SIZE, --cache-size)"
     )
+    print(f"{channels.channels_folder()}: {amount(channels.remembered(), 'B')}")
     groups: dict[str, list[shelf.Shelved]] = {}
     for file in files:
         groups.setdefault(file.about().get("prefix", "damaged"), []).append(file)

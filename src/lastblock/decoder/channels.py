@@ -3,8 +3,8 @@
 By a constant that its column of the weight is multiplied with, which changes no product; it comes
 from how large the channel gets in a sample of text (SmoothQuant, Xiao et al. 2023, section 4). To
 find out, the sample is taken up through all blocks in float32. So it is remembered, where a decoder
-can be told from others: in <cache folder>/channels, a small file each decoder and sample. Knows no
-labels and no text.
+can be told from others, in <cache folder>/channels: a small file each decoder, sample, and way in
+which this machine computes. Knows no labels and no text.
 """
 
 from __future__ import annotations
@@ -13,11 +13,14 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import get_ident
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -119,43 +122,77 @@ def _largest_inputs(block: nn.Module) -> Iterator[dict[nn.Linear, Tensor]]:
             hook.remove()
 
 
+def channels_folder() -> Path:
+    """Where files are kept; not created here."""
+    return cache_folder() / "channels"
+
+
+def remembered() -> int:
+    """Bytes that all files together take."""
+    total = 0
+    for path in channels_folder().glob("*"):
+        with contextlib.suppress(OSError):  # another process may have renamed it
+            total += path.stat().st_size
+    return total
+
+
+def clear() -> int:
+    """Forget everything; the bytes that were freed."""
+    freed = remembered()
+    shutil.rmtree(channels_folder(), ignore_errors=True)
+    return freed
+
+
 def _path(weights: str, ids: Tensor, causal: bool) -> Path:
-    facts = json.dumps([FORMAT, weights, ids.tolist(), causal])
+    """A file by all that decides what is found out, and how products are summed, to the last bit."""
+    machine = torch.__version__, torch.backends.cpu.get_cpu_capability(), kernels.available()
+    threads = torch.get_num_threads()
+    facts = json.dumps([FORMAT, weights, ids.tolist(), causal, *machine, threads])
     name = hashlib.sha256(facts.encode()).hexdigest()[:32]
-    return cache_folder() / "channels" / f"{name}.safetensors"
+    return channels_folder() / f"{name}.safetensors"
 
 
-def _layers(decoder: Decoder, blocks: int) -> Iterator[tuple[int, str, nn.Linear]]:
-    for index, block in enumerate(decoder.blocks[:blocks]):
-        for name, module in block.named_modules():
-            if isinstance(module, nn.Linear):
-                yield index, f"{index}.{name}", module
+def _layers(decoder: Decoder, blocks: int) -> list[tuple[int, nn.Linear]]:
+    """The linear layers of the first blocks, in order, and which block's each is."""
+    return [
+        (index, module)
+        for index, block in enumerate(decoder.blocks[:blocks])
+        for module in block.modules()
+        if isinstance(module, nn.Linear)
+    ]
+
+
+def _about(path: Path, numbers: Tensor) -> dict[str, str]:
+    """What tells a file from one that is another's, or damaged."""
+    checksum = zlib.crc32(numbers.numpy().tobytes(), zlib.crc32(path.stem.encode()))
+    return {"checksum": str(checksum)}
 
 
 def _recall(path: Path, decoder: Decoder, blocks: int) -> list[Divisors] | None:
     """What was remembered; None if there is nothing, or not of as many blocks, or damaged."""
-    found: list[Divisors] = [{} for _ in range(blocks)]
+    layers = _layers(decoder, blocks)
+    sizes = [layer.weight.shape[1] for _, layer in layers]
     try:
         with safe_open(path, framework="pt") as file:
-            for index, name, layer in _layers(decoder, blocks):
-                by = file.get_tensor(name)
-                if by.shape != layer.weight.shape[1:]:
-                    return None
-                found[index][layer] = by.clone()  # the file is not kept mapped
+            numbers = file.get_tensor("divisors")
+            sound = numbers.dtype == torch.float32 and file.metadata() == _about(path, numbers)
     except (SafetensorError, OSError):
         return None
+    if not sound or len(numbers) < sum(sizes):
+        return None
+    found: list[Divisors] = [{} for _ in range(blocks)]
+    parts = numbers[: sum(sizes)].clone().split(sizes)  # the file is not kept mapped
+    for (index, layer), by in zip(layers, parts, strict=True):
+        found[index][layer] = by
     return found
 
 
 def _remember(path: Path, decoder: Decoder, found: list[Divisors]) -> None:
-    tensors = {
-        name: found[index][layer].contiguous()
-        for index, name, layer in _layers(decoder, len(found))
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
+    numbers = torch.cat([found[index][layer] for index, layer in _layers(decoder, len(found))])
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}-{get_ident()}.tmp")
     try:
-        save_file(tensors, temporary)
+        save_file({"divisors": numbers}, temporary, metadata=_about(path, numbers))
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
