@@ -144,7 +144,7 @@ def clear() -> int:
 
 
 def _path(weights: str, ids: Tensor, causal: bool) -> Path:
-    """A file by all that decides what is found out, and how products are summed, to the last bit."""
+    """A file by all that decides what is found out, and in which order that is summed up."""
     machine = torch.__version__, torch.backends.cpu.get_cpu_capability(), kernels.available()
     threads = torch.get_num_threads()
     facts = json.dumps([FORMAT, weights, ids.tolist(), causal, *machine, threads])
