@@ -9,6 +9,7 @@ import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -49,14 +50,23 @@ def torch_alone() -> Iterator[None]:
         yield
 
 
-def matrix_rate(shapes: Sequence[tuple[int, int, int]], repeats: int = 15) -> float:
-    """Operations a second of torch's own float32 products (rows, inner) x (inner, columns)."""
-    operations = seconds = 0.0
+Shapes = Sequence[tuple[int, int, int]]
+
+
+def products(shapes: Shapes) -> tuple[list[Callable[[], object]], float]:
+    """Torch's own float32 products (rows, inner) x (inner, columns), and their operations."""
+    work, operations = [], 0.0
     for rows, inner, columns in shapes:
         x, weight = torch.randn(rows, inner), torch.randn(columns, inner)
-        seconds += best_seconds(lambda x=x, w=weight: torch.nn.functional.linear(x, w), repeats)
+        work.append(partial(torch.nn.functional.linear, x, weight))
         operations += 2.0 * rows * inner * columns
-    return operations / seconds
+    return work, operations
+
+
+def matrix_rate(shapes: Shapes, repeats: int = 15) -> float:
+    """Operations a second of these."""
+    work, operations = products(shapes)
+    return operations / sum(best_seconds(each, repeats) for each in work)
 
 
 def block_shapes(classifier: SequenceClassifier, rows: int) -> list[tuple[int, int, int]]:

@@ -4,10 +4,10 @@ The step is that of ``lastblock.training``: 16 SMS messages, forward and backwar
 AdamW, over activations as they are kept here by default (``--dtype auto``). Counted are the
 products of a block for one token of each text, with keys and values of all tokens; backward takes
 twice as many operations, for the gradients of inputs and of weights: also what a step can do
-without. The time they would take is that of torch's own matrix products of the block's shapes,
-measured in the same run.
+without. The time they would take is that of torch's own matrix products of the block's shapes.
+Steps of both ways and products take turns, and of each the quietest quarter counts.
 
-    python benchmarks/training_step.py [--steps N]
+    python benchmarks/training_step.py [--turns N]
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import time
 from collections.abc import Sequence
 
 import numpy as np
-from common import block_shapes, in_precision, matrix_rate, messages, write_results
+from common import block_shapes, in_precision, messages, products, seconds_of, write_results
 
 from lastblock.activations import ActivationStore
 from lastblock.classifier import SequenceClassifier
@@ -29,6 +29,8 @@ from lastblock.tokenization.batching import TokenIds
 from lastblock.training import AdamW, Encoded, training_step
 
 BATCH = 16
+# Steps of each way, and products, in a turn.
+EACH = 5
 
 
 def quietest(taken: Sequence[float]) -> float:
@@ -45,7 +47,7 @@ def plain_operations(block: Block, tokens: int, texts: int) -> int:
 
 
 def measure(
-    classifier: SequenceClassifier, sequences: Sequence[TokenIds], steps: int
+    classifier: SequenceClassifier, sequences: Sequence[TokenIds], turns: int
 ) -> dict[str, float]:
     """Milliseconds of a step, in C and operation by operation, and of the arithmetic alone."""
     store, whole = ActivationStore(), classifier.tail_steps()
@@ -54,24 +56,27 @@ def measure(
     part = Encoded(list(sequences), labels)
     optimizer = AdamW(classifier.trainable_parameters(), weight_decay=0.1, lr=1e-4)
     rng = np.random.default_rng(0)
-    batches = [part.take(rng.permutation(len(part))[:BATCH]) for _ in range(steps)]
+    batches = [part.take(rng.permutation(len(part))[:BATCH]) for _ in range(turns * EACH)]
     block: Block = classifier.decoder.blocks[-1]  # type: ignore[assignment]
     operations = [
         plain_operations(block, sum(len(ids) for ids in batch.sequences), len(batch))
         for batch in batches
     ]
-    taken: dict[str, list[float]] = {}
-    for name, steps_in_c in (("step", whole), ("step_one_by_one", None)):
-        training_step(classifier, store, batches[0], optimizer, steps_in_c)
-        taken[name] = []
-        for batch in batches:
-            start = time.perf_counter()
-            training_step(classifier, store, batch, optimizer, steps_in_c)
-            taken[name].append(time.perf_counter() - start)
     tokens = max(len(ids) for batch in batches[:5] for ids in batch.sequences) * BATCH
-    rate = matrix_rate(block_shapes(classifier, tokens))
-    arithmetic = float(np.mean(operations)) / rate
-    step = quietest(taken["step"])
+    work, of_products = products(block_shapes(classifier, tokens))
+    ways = {"step": whole, "step_one_by_one": None}
+    taken: dict[str, list[float]] = {name: [] for name in (*ways, "products")}
+    for turn in range(turns):
+        for name, steps_in_c in ways.items():
+            # The first is not counted: what it reads is not in cache any more.
+            training_step(classifier, store, batches[0], optimizer, steps_in_c)
+            for batch in batches[turn * EACH : (turn + 1) * EACH]:
+                start = time.perf_counter()
+                training_step(classifier, store, batch, optimizer, steps_in_c)
+                taken[name].append(time.perf_counter() - start)
+        taken["products"] += [sum(map(seconds_of, work)) for _ in range(1 + EACH)][1:]
+    rate = of_products / quietest(taken["products"])
+    arithmetic, step = float(np.mean(operations)) / rate, quietest(taken["step"])
     return {
         "gflop": float(np.mean(operations)) / 1e9,
         "gflop_per_second": rate / 1e9,
@@ -85,7 +90,7 @@ def measure(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--turns", type=int, default=20)
     options = parser.parse_args()
     shape = loading.read_config(hub.resolve(DEFAULT_MODEL).folder)
     precision = fastest_precision(
@@ -95,7 +100,7 @@ def main() -> None:
         kernels=kernels.have_fastest_integers(),
     )
     model = in_precision(precision, depth=2)  # what else lies below has no part in a step
-    figures = measure(model.classifier, model.encode(messages(400)), options.steps)
+    figures = measure(model.classifier, model.encode(messages(400)), options.turns)
     print(
         f"a step: {figures['step_ms']:.1f} ms ({figures['step_one_by_one_ms']:.1f} operation by "
         f"operation); arithmetic alone ({figures['gflop']:.2f} GFLOP at "

@@ -23,7 +23,7 @@ def test_a_training_step_is_measured_against_the_matrix_rate() -> None:
     import training_step
 
     classifier = SequenceClassifier(random_decoder(), 2)
-    figures = training_step.measure(classifier, random_part(20).sequences, steps=2)
+    figures = training_step.measure(classifier, random_part(20).sequences, turns=2)
     assert figures["gflop"] > 0
     assert figures["ratio"] == pytest.approx(figures["step_ms"] / figures["arithmetic_ms"])
 
