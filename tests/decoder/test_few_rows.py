@@ -11,9 +11,9 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from lastblock.classifier import SequenceClassifier
-from lastblock.decoder import few_rows, kernels
+from lastblock.decoder import few_rows, kernels, layers
 from lastblock.decoder.config import Rope
-from lastblock.decoder.layers import Linear, _sees, rotary_tables, rotate
+from lastblock.decoder.layers import Linear, RMSNorm, _sees, rotary_tables, rotate
 from lastblock.training import AdamW
 
 
@@ -196,7 +196,7 @@ def test_values_of_means_and_their_gradients_equal_float64(batch, heads, kv_head
 def test_rms_norms_and_their_gradients_equal_float64(size, shape):
     x, into = torch.randn(*shape, size).requires_grad_(), torch.randn(*shape, size)
     factor = torch.randn(size).requires_grad_()
-    assert few_rows.few(x, factor)
+    assert few_rows.takes(x, factor)
     y = few_rows.rms_norm(x, factor, 1e-3)
     found = torch.autograd.grad((y * into).sum(), (x, factor))
     exact = [of.detach().double().requires_grad_() for of in (x, factor)]
@@ -204,10 +204,27 @@ def test_rms_norms_and_their_gradients_equal_float64(size, shape):
     _close(y.detach(), said.detach())
     for mine, its in zip(found, torch.autograd.grad((said * into).sum(), exact), strict=True):
         _close(mine, its)
-    assert not few_rows.few(torch.randn(few_rows.MOST_ROWS + 1, size), factor)
+    assert not few_rows.takes(torch.randn(few_rows.MOST_ROWS + 1, size), factor)
     standing, ones = torch.randn(size, 5), torch.ones(size)
     its = F.rms_norm(standing.T.double(), (size,), eps=1e-3)
     _close(few_rows.rms_norm(standing.T, ones, 1e-3), its)
+
+
+@pytest.mark.parametrize("activation", ["silu", "gelu_tanh"])
+@pytest.mark.parametrize("gated", [True, False])
+def test_any_number_of_rows_is_taken_where_no_gradient_is_wanted(activation, gated):
+    x, norm = torch.randn(5, 300, 66).mul_(4), RMSNorm(66, 1e-5)
+    nn.init.normal_(norm.weight)
+    assert not few_rows.takes(x, norm.weight)
+    with torch.no_grad():
+        assert few_rows.takes(x, norm.weight)
+        assert not few_rows.takes(x.bfloat16(), norm.weight)
+        exact = x.double()
+        _close(norm(x), F.rms_norm(exact, (66,), norm.weight.double(), eps=1e-5))
+        its = layers.activate(exact, activation, gated)  # float64 is torch's
+        torch.testing.assert_close(
+            layers.activate(x, activation, gated).double(), its, rtol=1e-5, atol=1e-5
+        )
 
 
 @pytest.mark.parametrize("activation", ["silu", "gelu_tanh"])

@@ -37,7 +37,7 @@ from torch import Tensor
 from lastblock.runtime import cache_folder
 
 # Raised when the files' layout changes, or what a prefix computes from the same weights.
-FORMAT = 3
+FORMAT = 4
 KEY_BYTES = 16
 # Large enough that files are few, small enough that little is lost when a run is interrupted.
 FILE_BYTES = 64 << 20

@@ -1,7 +1,7 @@
 """What a trained block spends its time in, in C, where ``kernels`` are available.
 
 Products of few rows in float32, which are bound by reading the weight, and on some processors of
-any number; norms and activations of few; attention from one token of each text, over those that it
+any number; norms and activations of few, or of what is not learnt; attention from one token of each text, over those that it
 sees and no padding, with these tokens' keys, which are a product of many rows everywhere; and steps
 of AdamW in which hardly any gradient is written down: it is left as the factors that it is a
 product of (``keep_factors``), and multiplied out where the step is taken. Elsewhere torch does the
@@ -281,10 +281,14 @@ class _Project(torch.autograd.Function):
         return None, _gradient(errors, x)
 
 
-def few(x: Tensor, *others: Tensor) -> bool:
-    """Whether ``rms_norm`` and ``activate`` take rows x (..., size), with such a factor (size,)."""
+def takes(x: Tensor, *others: Tensor) -> bool:
+    """Whether ``rms_norm`` and ``activate`` take rows x (..., size), with such a factor (size,).
+
+    Few, or any number of which no gradient is wanted.
+    """
     rows = x.numel() // max(1, x.shape[-1])
-    return 0 < rows <= MOST_ROWS and _of_float32(x, *others) and kernels.available()
+    known = rows > 0 and (rows <= MOST_ROWS or not torch.is_grad_enabled())
+    return known and _of_float32(x, *others) and kernels.available()
 
 
 def rms_norm(x: Tensor, factor: Tensor, eps: float) -> Tensor:

@@ -58,7 +58,7 @@ class RMSNorm(nn.Module):
         return self.weight + self.offset if self.offset else self.weight
 
     def forward(self, x: Tensor) -> Tensor:
-        if few_rows.few(x, self.weight):
+        if few_rows.takes(x, self.weight):
             return few_rows.rms_norm(x, self.factor, self.eps)
         if not self.offset and x.dtype == self.weight.dtype:
             return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
@@ -107,7 +107,7 @@ class Linear(nn.Linear):
 
 def activate(y: Tensor, activation: Activation, gated: bool) -> Tensor:
     """``activation`` of y (..., out); where gated of its first half, times the second."""
-    if few_rows.few(y):
+    if few_rows.takes(y):
         return few_rows.activate(y, activation, gated)
     if gated:
         gate, up = y.chunk(2, dim=-1)
