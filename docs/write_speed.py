@@ -67,7 +67,7 @@ def rows(figures: dict[str, Any]) -> dict[tuple[str, str], str]:
                 found[f"frozen pass, {name}", them] = f"{sides}: {passes[name] / alone:.0%}"
     if step := figures.get("training_step"):
         sides = f"{step['step_ms']:.1f} ms, {step['arithmetic_ms']:.1f} ms"
-        found["a training step", "its arithmetic alone"] = f"{sides}: {step['ratio']:.1f} ×"
+        found["a training step", "its arithmetic alone"] = f"{sides}: {step['ratio']:.2f} ×"
     if start := figures.get("startup"):
         cold, warm = start["seconds"], start["warm"]
         found["`lastblock --help`", ""] = f"{cold['help']:.2f} s"
@@ -85,7 +85,9 @@ def table(figures: dict[str, Any]) -> str:
     """The rows as Markdown, a column each machine, and what these are."""
     each = {name: rows(of) for name, of in figures.items()}
     lines = [f"| what | against | {' | '.join(each)} |", f"|---|---|{'---:|' * len(each)}"]
-    for work, them in dict.fromkeys(row for of in each.values() for row in of):
+    # In the order of whoever measured most.
+    most_first = sorted(each.values(), key=len, reverse=True)
+    for work, them in dict.fromkeys(row for of in most_first for row in of):
         cells = (of.get((work, them), "") for of in each.values())
         lines.append(f"| {work} | {them} | {' | '.join(cells)} |")
     machines = {

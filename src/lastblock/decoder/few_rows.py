@@ -1,11 +1,11 @@
 """What a trained block spends its time in, in C, where ``kernels`` are available.
 
 Products of few rows in float32, which are bound by reading the weight, and on some processors of
-any number; norms and activations of few, or of what is not learnt; attention from one token of each text, over those that it
-sees and no padding, with these tokens' keys, which are a product of many rows everywhere; and steps
-of AdamW in which hardly any gradient is written down: it is left as the factors that it is a
-product of (``keep_factors``), and multiplied out where the step is taken. Elsewhere torch does the
-same work.
+any number; norms and activations of few, or of what is not learnt; attention from one token of each
+text, over those that it sees and no padding, with these tokens' keys, which are a product of many
+rows everywhere; and steps of AdamW in which hardly any gradient is written down: it is left as the
+factors that it is a product of (``keep_factors``), and multiplied out where the step is taken.
+Elsewhere torch does the same work.
 """
 
 from __future__ import annotations
