@@ -31,7 +31,7 @@ from lastblock.decoder.layers import Block
 from lastblock.runtime import cache_folder
 
 # Raised when the files' layout changes, or how constants are found.
-FORMAT = 1
+FORMAT = 2
 # How much of a channel's size goes over into the weight: half, as in SmoothQuant, section 4.
 SHARE = 0.5
 SMALLEST = 1e-5  # for channels that are always zero
