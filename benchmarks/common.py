@@ -84,7 +84,7 @@ def own_cache(folder: Path) -> Path:
     With weights goes what their channels are divided by in 8-bit integers, found out or not yet.
     """
     folder.mkdir(parents=True)
-    (cache_folder() / "channels").mkdir(parents=True, exist_ok=True)
+    (cache_folder() / "channels").mkdir(mode=0o700, parents=True, exist_ok=True)
     for name in ("models", "hub", "datasets", "channels"):
         if (cache_folder() / name).exists():
             (folder / name).symlink_to((cache_folder() / name).absolute())

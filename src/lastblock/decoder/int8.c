@@ -230,8 +230,8 @@ typedef struct {
 
 /* ------------------------------------------------------------------------------- matrix tiles */
 
-/* So many integers of a row, and columns, that a panel for tiles has. */
-enum { DEEP = 64, TILED_COLUMNS = 32 };
+/* Integers of a row that a tile takes. */
+enum { DEEP = 64 };
 
 #ifdef CAN_BUILD_TILES
 
@@ -418,14 +418,14 @@ TARGET static void product(const void *work, int64_t part, int64_t parts)
 {
     const Product *p = work;
     const Layer *layer = p->layer;
-    const int64_t columns = layer->tiled ? TILED_COLUMNS : COLUMNS;
+    const int64_t columns = layer->tiled ? SQUARE : COLUMNS;
     const int64_t wide = layer->gated ? columns / 2 : columns;
     const int64_t panels = (layer->out + wide - 1) / wide;
     const int64_t begin = panels * part / parts, end = panels * (part + 1) / parts;
     int64_t stride = up_to(layer->in, 16), most = p->n < CHUNK ? p->n : CHUNK;
     if (layer->tiled) /* an odd number of cache lines, or all rows would want the same places */
         stride = (up_to(layer->in, DEEP) / DEEP | 1) * DEEP;
-    uint8_t *whole = aligned_alloc(64, up_to(up_to(most, TILED_COLUMNS) * stride + 1, 64));
+    uint8_t *whole = aligned_alloc(64, up_to(up_to(most, SQUARE) * stride + 1, 64));
     float unit[CHUNK];
     if (!whole) {
         atomic_store(p->failed, 1);

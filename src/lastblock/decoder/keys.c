@@ -105,6 +105,16 @@ typedef struct {
     atomic_int *failed;
 } Keys;
 
+/* Shares out the squares of keys, each with all that it takes. Whether there was memory for it. */
+static int by_squares(Part part, Keys work, int64_t threads)
+{
+    atomic_int failed = 0;
+    work.failed = &failed;
+    const int64_t squares = up_to(work.out, SQUARE) / SQUARE;
+    share(part, &work, squares < threads ? squares : threads, threads);
+    return !atomic_load(&failed);
+}
+
 /* ------------------------------------------------------------------------------------------ keys */
 
 /* Some rows of the weight, times their factors, in pieces: tiles of pairs of columns by SIDE rows. */
@@ -177,11 +187,7 @@ TILED static void some_keys(const void *work, int64_t part, int64_t parts)
 int keys_of(const States *states, const float *weight, const float *factor, int64_t out, float *keys,
             int64_t threads)
 {
-    atomic_int failed = 0;
-    const Keys work = {states, weight, factor, NULL, out, keys, &failed};
-    const int64_t squares = up_to(out, SQUARE) / SQUARE;
-    share(some_keys, &work, squares < threads ? squares : threads, threads);
-    return !atomic_load(&failed);
+    return by_squares(some_keys, (Keys){states, weight, factor, NULL, out, keys, NULL}, threads);
 }
 
 /* ------------------------------------------------------------------------------ their weight's gradient */
@@ -285,11 +291,7 @@ TILED static void some_back(const void *work, int64_t part, int64_t parts)
 int keys_back(const States *states, const float *of_keys, int64_t out, float *of_weight,
               int64_t threads)
 {
-    atomic_int failed = 0;
-    const Keys work = {states, NULL, NULL, of_keys, out, of_weight, &failed};
-    const int64_t squares = up_to(out, SQUARE) / SQUARE;
-    share(some_back, &work, squares < threads ? squares : threads, threads);
-    return !atomic_load(&failed);
+    return by_squares(some_back, (Keys){states, NULL, NULL, of_keys, out, of_weight, NULL}, threads);
 }
 
 #else
