@@ -1,5 +1,7 @@
 """The part of the package that is built: its kernels, where there is a C compiler."""
 
+import os
+
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError
@@ -32,6 +34,7 @@ setup(
             # Where a product and a sum are rounded as one is for the code to say, or the last bits
             # would be the compiler's.
             extra_compile_args=["-O3", "-g0", "-ffp-contract=off"],
+            libraries=["m"] if os.name == "posix" else [],
             optional=True,  # without it torch does the same, slower
         )
     ],

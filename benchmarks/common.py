@@ -37,12 +37,6 @@ def seconds_of(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def best_seconds(work: Callable[[], object], repeats: int) -> float:
-    """The shortest of several: the one that other programs disturbed least."""
-    work()
-    return min(seconds_of(work) for _ in range(repeats))
-
-
 @contextmanager
 def torch_alone() -> Iterator[None]:
     """Without the kernels in C: what plain torch, such as the book's, takes on the same decoder."""
@@ -61,12 +55,6 @@ def products(shapes: Shapes) -> tuple[list[Callable[[], object]], float]:
         work.append(partial(torch.nn.functional.linear, x, weight))
         operations += 2.0 * rows * inner * columns
     return work, operations
-
-
-def matrix_rate(shapes: Shapes, repeats: int = 15) -> float:
-    """Operations a second of these."""
-    work, operations = products(shapes)
-    return operations / sum(best_seconds(each, repeats) for each in work)
 
 
 def block_shapes(classifier: SequenceClassifier, rows: int) -> list[tuple[int, int, int]]:

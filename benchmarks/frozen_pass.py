@@ -2,8 +2,9 @@
 
 Useful operations a second: those of the blocks' matrix products over real tokens; padding counts
 for nothing, and attention, norms and the rest only as time. Against them stand torch's own float32
-products of the same shapes. Everything is timed turn by turn in one run, and medians are told; page
-faults are all turns' together. With any MALLOC_ variable set, the C library is left alone.
+products of the same shapes, a hundred of each before every pass. Everything is timed turn by
+turn in one run, and medians are told; page faults are all turns' together. With any MALLOC_
+variable set, the C library is left alone.
 
     python benchmarks/frozen_pass.py [--texts N] [--depth N] [--turns N]
 """
@@ -16,7 +17,7 @@ import statistics
 from collections.abc import Sequence
 
 import torch
-from common import block_shapes, in_precision, matrix_rate, messages, seconds_of, write_results
+from common import block_shapes, in_precision, messages, products, seconds_of, write_results
 
 from lastblock.activations import TOKEN_BUDGET, ActivationStore
 from lastblock.classifier import SequenceClassifier
@@ -24,6 +25,8 @@ from lastblock.config import Precision
 from lastblock.tokenization.batching import TokenIds
 
 PRECISIONS: tuple[Precision, ...] = ("float32", "int8", "bfloat16")
+# Products of each shape before a pass: about as long as the pass goes on the quickest way.
+EACH = 100
 
 
 def measure(
@@ -34,11 +37,19 @@ def measure(
     shapes = block_shapes(exact, TOKEN_BUDGET)
     a_token = sum(2.0 * inner * columns for _, inner, columns in shapes) * exact.frozen_blocks
     operations = a_token * rows_run(exact, sequences)
+    work, of_products = products(shapes)
+
+    def multiply() -> None:
+        for _ in range(EACH):
+            for each in work:
+                each()
+
+    multiply()  # not counted: the first are slower
     rates: dict[str, list[float]] = {"products": [], **{name: [] for name in classifiers}}
     faults = dict.fromkeys(classifiers, 0)
     for _ in range(turns):
-        rates["products"].append(matrix_rate(shapes, 5))
         for name, classifier in classifiers.items():
+            rates["products"].append(EACH * of_products / seconds_of(multiply))
             before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
             taken = seconds_of(lambda c=classifier: ActivationStore().fill(c, sequences))
             rates[name].append(operations / taken)

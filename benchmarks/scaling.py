@@ -177,7 +177,6 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=1)
     parser.add_argument("--full", action="store_true", help="the default decoder, not a tiny one")
     options = parser.parse_args()
-    found: dict[str, list[dict[str, float]]] = {}
     with tempfile.TemporaryDirectory() as name:
         decoder = DEFAULT_MODEL if options.full else str(tiny_decoder(Path(name) / "tiny"))
         depth = 20 if options.full else 3
@@ -188,10 +187,9 @@ def main() -> None:
                 continue
             print(f"{kind}:")
             place, how = Path(name) / kind, (options.tasks, options.turns)
-            of_kind = measure(decoder, depth, texts, options.sizes, place, *how)
-            found |= {f"{kind}: {task}": entries for task, entries in of_kind.items()}
-    write_results("scaling", {"full": options.full, "tasks": found})
-    plot(found, RESULTS / "scaling.svg")
+            found = measure(decoder, depth, texts, options.sizes, place, *how)
+            write_results(f"scaling_{kind}", {"full": options.full, "tasks": found})
+            plot(found, RESULTS / f"scaling_{kind}.svg")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FIGURES = Path(__file__).with_name("speed.json")
 RESULTS = ROOT / "benchmarks" / "results"
 NAMES = ("speed", "frozen_pass", "training_step", "transformers_speed", "startup")
-PICTURES = ("where.svg", "scaling.svg")
+PICTURES = ("where.svg", "scaling_messages.svg", "scaling_reviews.svg")
 PAGES = (ROOT / "README.md", FIGURES.with_name("speed.md"))
 MARKED = re.compile(r"(<!-- speed -->\n)(.*?)(<!-- /speed -->)", re.DOTALL)
 

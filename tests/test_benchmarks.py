@@ -96,7 +96,9 @@ def test_the_book_s_procedure_is_run_by_seed_and_rate(
 def test_the_matrix_rate_counts_every_product() -> None:
     import common
 
-    assert common.matrix_rate([(8, 16, 4), (8, 4, 16)], repeats=2) > 0
+    work, operations = common.products([(8, 16, 4), (8, 4, 16)])
+    assert [tuple(each().shape) for each in work] == [(8, 4), (8, 16)]
+    assert operations == 2 * 2 * 8 * 16 * 4
     classifier = SequenceClassifier(random_decoder(), 2)
     shapes = common.block_shapes(classifier, 10)
     inner = classifier.decoder.blocks[0]

@@ -26,7 +26,6 @@ from lastblock.training import (
     cross_entropy,
     learning_rate_at,
     loss_and_accuracy,
-    loss_and_slope,
     start_at_shares,
     train_tail,
     training_step,
@@ -192,43 +191,6 @@ def test_the_weighted_loss_is_scikit_learn_s() -> None:
     for weighted in (part, Encoded(part.sequences, part.labels)):
         expected = log_loss(part.labels, probabilities, sample_weight=weighted.weights)
         assert cross_entropy(logits, weighted).item() == pytest.approx(expected, rel=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("several", "weights"),
-    [(False, None), (False, (30,)), (True, None), (True, (30, 1)), (True, (30, 3))],
-)
-def test_the_slope_of_the_loss_is_autograd_s(
-    several: bool, weights: tuple[int, ...] | None
-) -> None:
-    part, logits = random_part(30), (3 * torch.randn(30, 3)).requires_grad_()
-    if several:
-        part = dataclasses.replace(part, labels=np.random.rand(30, 3) < 0.3)
-    if weights is not None:
-        part = dataclasses.replace(part, weights=np.random.rand(*weights))
-    loss = cross_entropy(logits, part)
-    (expected,) = torch.autograd.grad(loss, logits)
-    ours, slope = loss_and_slope(logits.detach(), part)
-    assert ours == pytest.approx(loss.item())
-    torch.testing.assert_close(slope, expected)
-
-
-@pytest.mark.parametrize("several", [False, True])
-def test_the_slope_of_large_logits_is_a_number(several: bool) -> None:
-    part, logits = random_part(4), torch.tensor([[1e4, -1e4, 0.0]]).repeat(4, 1)
-    labels = np.eye(3, dtype=bool)[[0, 1, 2, 0]] if several else np.array([0, 1, 2, 0])
-    part = dataclasses.replace(part, labels=labels)
-    loss, slope = loss_and_slope(logits, part)
-    assert loss == pytest.approx(cross_entropy(logits, part).item())
-    assert slope.isfinite().all()
-
-
-@pytest.mark.filterwarnings("error")
-def test_of_what_is_no_number_there_is_no_loss() -> None:
-    part, logits = random_part(4), torch.full((4, 3), torch.inf)
-    loss, slope = loss_and_slope(logits, part)
-    assert np.isnan(loss)
-    assert slope.isnan().any()
 
 
 @pytest.mark.usefixtures("gradients")

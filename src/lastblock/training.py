@@ -16,7 +16,7 @@ from lastblock.activations import ActivationStore, run_tail, states_of
 from lastblock.classifier import SequenceClassifier
 from lastblock.config import Settings
 from lastblock.decoder import few_rows, kernels
-from lastblock.decoder.trained_tail import TailSteps
+from lastblock.decoder.trained_tail import TailSteps, loss_and_slope
 from lastblock.evaluation import History
 from lastblock.runtime import Progress, seeded_generator
 from lastblock.tokenization.batching import TokenIds
@@ -74,33 +74,6 @@ def cross_entropy(logits: Tensor, part: Encoded) -> Tensor:
     if part.weights is None:
         return losses.mean()
     return (losses * torch.from_numpy(part.weights).float()).mean()
-
-
-@np.errstate(invalid="ignore")  # of no numbers it is no number
-def loss_and_slope(logits: Tensor, part: Encoded) -> tuple[float, Tensor]:
-    """``cross_entropy``, and its derivative by each of the logits, (n, n_classes), float32.
-
-    By formulas, and numpy: for so few numbers torch and its autograd take as long as for some of a
-    step's products.
-    """
-    z, labels, rows = logits.numpy().astype(np.float64), part.labels, np.arange(len(logits))
-    losses: npt.NDArray[np.float64]
-    slope: npt.NDArray[np.float64]
-    if labels.ndim == 2:
-        has = labels.astype(np.float64)
-        losses = np.logaddexp(0, z) - z * has
-        slope = np.exp(-np.logaddexp(0, -z)) - has
-    else:
-        z -= z.max(1, keepdims=True)
-        slope = np.exp(z)
-        total = slope.sum(1, keepdims=True)
-        losses = np.log(total[:, 0]) - z[rows, labels]
-        slope /= total
-        slope[rows, labels] -= 1
-    if part.weights is not None:
-        losses *= part.weights
-        slope *= part.weights.reshape(len(z), -1)
-    return losses.mean().item(), torch.from_numpy((slope / losses.size).astype(np.float32))
 
 
 @torch.no_grad()
@@ -212,15 +185,16 @@ class AdamW:
             step, lr=self.lr, betas=BETAS, weight_decay=self.weight_decay, eps=EPS
         )
 
-    @torch.no_grad()
     def step_of(self, steps: TailSteps, wanted: Tensor) -> None:
         """The same step of a whole tail, for what is wanted of the logits that it gave last."""
-        rows = [self._row[id(weight)] for weight in steps.weights]
-        for i in rows:
+        moments, sizes = [], dict[int, few_rows.StepSize]()
+        for weight in steps.weights:
+            i = self._row[id(weight)]
             self._steps[i] += 1
-        sizes = {step: self._size(step) for step in {self._steps[i] for i in rows}}
-        means, squares = [self._mean[i] for i in rows], [self._square[i] for i in rows]
-        steps.step(wanted, means, squares, [sizes[self._steps[i]] for i in rows])
+            count = self._steps[i]
+            size = sizes.get(count) or sizes.setdefault(count, self._size(count))
+            moments.append((self._mean[i], self._square[i], size))
+        steps.step(wanted, moments)
 
 
 def train_tail(
@@ -276,7 +250,7 @@ def training_step(
     states = None if steps is None else store.states(batch.sequences)
     if steps is not None and states is not None and steps.can_read(states):
         logits = steps.logits(states)
-        loss, slope = loss_and_slope(logits, batch)
+        loss, slope = loss_and_slope(logits, batch.labels, batch.weights)
         optimizer.step_of(steps, slope)
         return loss
     hidden, rows = states_of(classifier, batch.sequences, store)

@@ -4,9 +4,10 @@ import copy
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
-from tiny import FAMILIES
+from tiny import FAMILIES, random_part
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -14,8 +15,8 @@ from lastblock.classifier import SequenceClassifier
 from lastblock.decoder import few_rows, kernels
 from lastblock.decoder.config import DecoderConfig
 from lastblock.decoder.decoder import Decoder
-from lastblock.decoder.trained_tail import TailSteps
-from lastblock.training import AdamW
+from lastblock.decoder.trained_tail import TailSteps, loss_and_slope
+from lastblock.training import AdamW, cross_entropy
 
 # Of a decoder of the Llama kind, with windows, and with an MLP that has no gate.
 KINDS = ("llama", "mistral", "plain")
@@ -269,3 +270,45 @@ def test_whose_steps_it_takes(monkeypatch):
     assert frozen.tail_steps() is None
     monkeypatch.setattr("lastblock.decoder.kernels.available", lambda: False)
     assert _classifier("llama").tail_steps() is None
+
+
+@pytest.mark.parametrize(
+    ("several", "weights"),
+    [(False, None), (False, (30,)), (True, None), (True, (30, 1)), (True, (30, 3))],
+)
+def test_the_slope_of_the_loss_is_autograd_s(
+    several: bool, weights: tuple[int, ...] | None
+) -> None:
+    part, logits = random_part(30), (3 * torch.randn(30, 3)).requires_grad_()
+    if several:
+        part = replace(part, labels=np.random.rand(30, 3) < 0.3)
+    if weights is not None:
+        part = replace(part, weights=np.random.rand(*weights))
+    loss = cross_entropy(logits, part)
+    (expected,) = torch.autograd.grad(loss, logits)
+    ours, slope = loss_and_slope(logits.detach(), part.labels, part.weights)
+    assert ours == pytest.approx(loss.item())
+    torch.testing.assert_close(slope, expected)
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_the_slope_of_large_logits_is_a_number(several: bool) -> None:
+    part, logits = random_part(4), torch.tensor([[1e4, -1e4, 0.0]]).repeat(4, 1)
+    labels = np.eye(3, dtype=bool)[[0, 1, 2, 0]] if several else np.array([0, 1, 2, 0])
+    part = replace(part, labels=labels)
+    loss, slope = loss_and_slope(logits, part.labels)
+    assert loss == pytest.approx(cross_entropy(logits, part).item())
+    assert slope.isfinite().all()
+
+
+def test_of_what_is_no_number_there_is_no_loss() -> None:
+    part, logits = random_part(4), torch.full((4, 3), torch.inf)
+    loss, slope = loss_and_slope(logits, part.labels)
+    assert np.isnan(loss)
+    assert slope.isnan().any()
+
+
+def test_a_label_that_is_no_class_s_is_refused() -> None:
+    for labels in ([0, 3], [-1, 0]):
+        with pytest.raises(IndexError, match="among 3 classes"):
+            loss_and_slope(torch.zeros(2, 3), np.array(labels))

@@ -26,7 +26,7 @@ EXPORT int version(void)
     const int can = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                     __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
                     __builtin_cpu_supports("avx512vnni");
-    return can ? 12 : 0;
+    return can ? 13 : 0;
 }
 
 /* Whether this is AMD's Zen 5 or later, which takes 512 bits at a time. MKL, that torch multiplies with,

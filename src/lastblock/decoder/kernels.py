@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from lastblock.decoder.packing import Packing, sizes
 
-_VERSION = 12  # of what the functions are given, as kernels.c has it too
+_VERSION = 13  # of what the functions are given, as kernels.c has it too
 # A panel of a weight is so many of its rows, whose inputs are taken up so many at a time, four
 # integers of a row together: without matrix tiles, and with, of which two hold a panel's rows.
 _PANEL, _TILED_PANEL = 64, 32
@@ -109,6 +109,9 @@ def library() -> ctypes.CDLL | None:
             library.tail_room.restype = number
             library.tail_logits.argtypes = [address, number]
             library.tail_step.argtypes = [address, number]
+            library.cross_entropy.argtypes = [
+                *(address, number, number, address, address, address, number, address, address)
+            ]
             library.block_at.argtypes = [address, number]
             library.block_at_back.argtypes = [address, address, number]
             library.use_threads_of.argtypes = [address]

@@ -1,9 +1,11 @@
 /* A training step of a trained block of the Llama kind, the norm above it and a head, for one token of each
- * text: its logits, and from what is wanted of these a step of AdamW.
+ * text: its logits, their loss, and from what is wanted of them a step of AdamW.
  *
  * ``trained_tail.py`` calls these and says what they are given. They are the calls that torch would make
- * one by one, in two goes: what lies between calls is a quarter of a step.
+ * one by one, in three goes: what lies between calls is a quarter of a step.
  */
+#include <math.h>
+
 #include "trained_block.h"
 
 #ifdef CAN_BUILD
@@ -81,6 +83,57 @@ EXPORT int tail_logits(Tail *t, int64_t threads)
     times(t->state, batch, t->moved[HEAD].weight, size, t->classes, t->logits, 0, threads);
     for (int64_t i = 0; i < batch * t->classes; i++)
         t->logits[i] += bias[i % t->classes];
+    return 1;
+}
+
+/* The loss of a text's logits, each times its weight, and the slope of ``share`` times that: softmax
+ * cross-entropy of the one label that it has. */
+static double of_one_label(const float *z, int64_t classes, int64_t label, double weight, double share,
+                           float *slope)
+{
+    double most = z[0], total = 0;
+    for (int64_t i = 1; i < classes; i++)
+        if (z[i] > most)
+            most = z[i];
+    for (int64_t i = 0; i < classes; i++)
+        total += exp(z[i] - most);
+    for (int64_t i = 0; i < classes; i++)
+        slope[i] = (float)(share * weight * (exp(z[i] - most) / total - (i == label)));
+    return weight * (log(total) + most - z[label]);
+}
+
+/* The same of one of several labels, which it has or not: binary cross-entropy. */
+static double of_an_answer(double z, int has, double weight, double share, float *slope)
+{
+    const double small = exp(-fabs(z)), likely = (z > 0 ? 1 : small) / (1 + small);
+    *slope = (float)(share * weight * (likely - has));
+    return weight * (log1p(small) + (z > 0 ? z : 0) - z * has);
+}
+
+/* Mean cross-entropy (nats) of logits (n, classes), and its slope by each of them. Texts have a label
+ * each, or, where there is ``has``, any of several, (n, classes); weights are (n, wide), wide 1 or
+ * ``classes``, or none. Whether there is such a label. */
+EXPORT int cross_entropy(const float *logits, int64_t n, int64_t classes, const int64_t *labels,
+                         const uint8_t *has, const double *weights, int64_t wide, double *loss,
+                         float *slope)
+{
+    const double share = 1.0 / (double)(has ? n * classes : n);
+    double sum = 0;
+    for (int64_t text = 0; text < n; text++) {
+        const int64_t at = text * classes;
+        if (!has) {
+            if (labels[text] < 0 || labels[text] >= classes)
+                return 0;
+            sum += of_one_label(logits + at, classes, labels[text], weights ? weights[text] : 1, share,
+                                slope + at);
+            continue;
+        }
+        for (int64_t i = 0; i < classes; i++) {
+            const double weight = weights ? weights[text * wide + (wide > 1 ? i : 0)] : 1;
+            sum += of_an_answer(logits[at + i], has[at + i], weight, share, slope + at + i);
+        }
+    }
+    *loss = share * sum;
     return 1;
 }
 

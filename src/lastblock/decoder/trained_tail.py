@@ -1,4 +1,4 @@
-"""A training step of a trained block of the Llama kind, a norm and a head, in C, but for the loss.
+"""A training step of a trained block of the Llama kind, a norm and a head, in C.
 
 What lies above frozen states whose last token is asked for. ``layers.Block``, torch's autograd and
 ``few_rows.adamw`` do the same, one after the other: of so few rows, what lies between products
@@ -8,15 +8,21 @@ takes a quarter of a step.
 from __future__ import annotations
 
 import ctypes
+import struct
+import sys
+from array import array
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from itertools import accumulate
+from operator import sub
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from lastblock.decoder import few_rows, kernels
-from lastblock.decoder.few_rows import Pair, Seen, StepSize
+from lastblock.decoder.few_rows import Pair, StepSize
 from lastblock.decoder.trained_block import BlockAt, Shape, Wanted, Weights, call
 
 
@@ -45,7 +51,8 @@ class _Moved(ctypes.Structure):
     )
 
 
-_MOVED = len(Weights._fields) + 3
+_EACH_MOVED = len(Weights._fields) + 3
+_MOVED = struct.Struct("PPPffffff" * _EACH_MOVED)
 
 
 class _Tail(ctypes.Structure):
@@ -56,7 +63,7 @@ class _Tail(ctypes.Structure):
         ("classes", ctypes.c_int64),
         *((name, ctypes.c_void_p) for name in ("state", "state_by", "logits", "of_logits")),
         *((name, ctypes.c_void_p) for name in ("of_state", "of_norm", "of_bias")),
-        ("moved", _Moved * _MOVED),
+        ("moved", _Moved * _EACH_MOVED),
     )
 
 
@@ -83,9 +90,14 @@ class TailSteps:
             rotary: of so many positions cos and sin, each (T, D), if they are rotated in.
             skipped: how many of a text's first rows are no token's.
         """
-        self.weights, self._heads = tail.weights, shape.heads
-        self._rotary, self._skipped, self._size = rotary, skipped, len(tail.norm)
+        self.weights, self._window = tail.weights, shape.heads.window or sys.maxsize
+        self._rotary, self._skipped = rotary, skipped
+        self._rotated = 0  # so many positions, so far
+        self._tables: Pair | None = None
         self._said = said = _Tail(norm_eps=norm_eps, classes=len(tail.bias))
+        for name in ("heads", "kv_heads", "dim", "scale"):
+            setattr(said.block.seen, name, getattr(shape.heads, name))
+        said.block.seen.size = len(tail.norm)
         said.block.inner = tail.block.down.shape[1]
         said.block.activation = kernels.ACTIVATIONS[shape.activation]
         said.block.gated = shape.gated
@@ -116,7 +128,7 @@ class TailSteps:
             MemoryError: there is none for what comes about on the way.
         """
         said, library = self._said, kernels.loaded()
-        block, heads, batch = said.block, self._heads, len(texts)
+        block, seen, batch = said.block, said.block.seen, len(texts)
         lengths = [of.shape[0] - self._skipped for of in texts]
         if min(lengths) < 1:
             raise IndexError("a text has no token to be asked for")
@@ -125,12 +137,17 @@ class TailSteps:
         block.texts = ctypes.addressof(begins)
         block.half, block.length = texts[0].dtype == torch.bfloat16, max(lengths)
         block.tiled = block.half and kernels.have_tiles()
-        last = torch.from_numpy(np.array(lengths) - 1)
-        seen = Seen.of(last, block.length, heads.causal, heads.window)
-        tables = self._rotary(block.length) or ()
-        block.seen = seen.said(
-            heads.heads, heads.kv_heads, heads.dim, self._size, heads.scale, tables
-        )
+        # As ``Seen`` has it of their last tokens. Lists, as numpy takes longer for so few numbers.
+        first = [max(0, length - self._window) for length in lengths]
+        starts = accumulate(map(sub, lengths, first), initial=0)
+        numbers = array("q", [*starts, *first, *(length - 1 for length in lengths)])
+        at, _ = numbers.buffer_info()
+        seen.starts, seen.first = at, at + (batch + 1) * numbers.itemsize
+        seen.position, seen.batch = at + (2 * batch + 1) * numbers.itemsize, batch
+        if block.length > self._rotated:
+            self._rotated, self._tables = block.length, self._rotary(block.length)
+            if self._tables is not None:
+                seen.cos, seen.sin = (of.data_ptr() for of in self._tables)
         for moved, weight in zip(said.moved, self.weights, strict=True):
             moved.weight = weight.data_ptr()
 
@@ -139,26 +156,19 @@ class TailSteps:
         library.tail_room(said_at, room.data_ptr())
         self._kept = ()
         call("tail_logits", said_at)
-        self._kept = begins, seen, room, tables, texts  # what addresses point to
+        self._kept = begins, numbers, room, texts  # what addresses point to
         at = (said.logits - room.data_ptr()) // room.itemsize
         return room[at : at + batch * said.classes].view(batch, -1)
 
-    def step(
-        self,
-        wanted: Tensor,
-        means: Sequence[Tensor],
-        squares: Sequence[Tensor],
-        sizes: Sequence[StepSize],
-    ) -> None:
+    def step(self, wanted: Tensor, moments: Sequence[tuple[Tensor, Tensor, StepSize]]) -> None:
         """Take a step of AdamW down the gradient that the last texts' logits have.
 
         Weights and moments are changed in place.
 
         Args:
             wanted: what is wanted of these logits, (B, n_classes).
-            means: of the gradients of each of the tail's ``weights``, shaped as these.
-            squares: of the same gradients' squares.
-            sizes: of the step of each.
+            moments: of each of the tail's ``weights``, means of its gradients and of their
+                squares, both shaped as it is, and how large its step is.
 
         Raises:
             ValueError: these are not of such logits, or they were stepped already.
@@ -168,10 +178,50 @@ class TailSteps:
         if not self._kept or wanted.shape != (said.block.seen.batch, said.classes):
             raise ValueError("a step is of the logits that were given last, and of those once")
         said.of_logits = wanted.data_ptr()
-        each = zip(self.weights, means, squares, sizes, strict=True)
-        for i, (weight, mean, square, size) in enumerate(each):
-            said.moved[i] = _Moved(weight.data_ptr(), mean.data_ptr(), square.data_ptr(), *size)
+        numbers = list[float]()
+        for weight, (mean, square, size) in zip(self.weights, moments, strict=True):
+            numbers += weight.data_ptr(), mean.data_ptr(), square.data_ptr(), *size
+        _MOVED.pack_into(said.moved, 0, *numbers)  # all at once, as a struct for each takes longer
         try:
             call("tail_step", ctypes.addressof(said))
         finally:
             self._kept = ()
+
+
+def loss_and_slope(
+    logits: Tensor,
+    labels: npt.NDArray[np.int64] | npt.NDArray[np.bool_],
+    weights: npt.NDArray[np.float64] | None = None,
+) -> tuple[float, Tensor]:
+    """``training.cross_entropy``, and its derivative by each of the logits, (n, n_classes).
+
+    For so few numbers torch and its autograd take as long as for some of a step's products, and
+    numpy half of that.
+
+    Args:
+        logits: (n, n_classes), float32.
+        labels: class numbers (n,), or which of several labels each text has, (n, n_classes).
+        weights: of each text, (n,) or (n, 1); or of each of those answers, (n, n_classes).
+
+    Raises:
+        IndexError: there is no such class.
+    """
+    logits, loss = logits.contiguous(), ctypes.c_double()
+    slope, several = torch.empty_like(logits), labels.ndim == 2
+    said: npt.NDArray[Any] = np.ascontiguousarray(labels, np.bool_ if several else np.int64)
+    at, counts, wide = said.ctypes.data, None, 1
+    if weights is not None:
+        counts = np.ascontiguousarray(weights, np.float64)
+        wide = counts.size // len(logits)
+    if not kernels.loaded().cross_entropy(
+        logits.data_ptr(),
+        *logits.shape,
+        None if several else at,
+        at if several else None,
+        None if counts is None else counts.ctypes.data,
+        wide,
+        ctypes.addressof(loss),
+        slope.data_ptr(),
+    ):
+        raise IndexError(f"a label is not among {logits.shape[1]} classes")
+    return loss.value, slope
