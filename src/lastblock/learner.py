@@ -169,6 +169,7 @@ class Learner:
             sample = torch.from_numpy(frame.around(tokenizer.encode_batch([recipe.SAMPLE])[0]))
             before = torch.from_numpy(frame.before)
             train = _windowed(encode(encoded, settings, frame, progress), fit_on, settings, frame)
+            del encoded
             validate = judged = None
             if held_out is not None:
                 judged = Encoded(

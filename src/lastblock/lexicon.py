@@ -43,7 +43,7 @@ _AT_ONCE = 512
 class Ngrams:
     """What n texts hold: ``counts`` (m,) float32 of ``buckets`` (m,), text by text.
 
-    Text i's are from ``starts[i]`` to ``starts[i + 1]``; both int64.
+    Text i's are from ``starts[i]`` to ``starts[i + 1]``; both int32, as there are many.
     """
 
     buckets: Tensor
@@ -56,12 +56,13 @@ class Ngrams:
 
 def count_ngrams(texts: Sequence[str]) -> Ngrams:
     """How often each text has each word, pair of neighbouring words, and letters inside words."""
-    found = [np.unique(_buckets(text.lower()), return_counts=True) for text in texts]
-    nothing = np.empty(0, np.int64)
-    buckets = np.concatenate([nothing, *(of for of, _ in found)])
-    counts = np.concatenate([nothing, *(times for _, times in found)]).astype(np.float32)
-    starts = np.cumsum([0, *(len(of) for of, _ in found)])
-    return Ngrams(*map(torch.from_numpy, (buckets, counts, starts)))
+    buckets, counts = [np.empty(0, np.int32)], [np.empty(0, np.float32)]
+    for text in texts:
+        of, times = np.unique(_buckets(text.lower()), return_counts=True)
+        buckets.append(of)
+        counts.append(times.astype(np.float32))
+    starts = np.cumsum([len(of) for of in buckets], dtype=np.int32)
+    return Ngrams(*map(torch.from_numpy, (np.concatenate(buckets), np.concatenate(counts), starts)))
 
 
 class Lexicon(nn.Module):
@@ -129,7 +130,7 @@ def weighted_sums(numbers: Tensor, starts: Tensor, weights: Tensor, rows: Tensor
     )
 
 
-def _buckets(text: str) -> npt.NDArray[np.int64]:
+def _buckets(text: str) -> npt.NDArray[np.int32]:
     """The bucket of each n-gram of a text, as often as it stands there."""
     words = [_bytes(word) for word in WORD.findall(text)]
     whole = [crc32(word, _OF_WORDS) for word in words]
@@ -139,10 +140,10 @@ def _buckets(text: str) -> npt.NDArray[np.int64]:
         _kept_letters(word) if len(word) <= _LONGEST_KEPT else _letters(word)
         for word in text.split()
     )
-    return np.concatenate([np.array(whole + pairs, np.int64) % BUCKETS, *letters])
+    return np.concatenate([_numbers(whole + pairs), *letters])
 
 
-def _letters(word: str) -> npt.NDArray[np.int64]:
+def _letters(word: str) -> npt.NDArray[np.int32]:
     """The bucket of each 2 to 5 letters that stand side by side in a word."""
     spaced = f" {word} "
     letters = _bytes(spaced)
@@ -154,10 +155,14 @@ def _letters(word: str) -> npt.NDArray[np.int64]:
         for size in LETTERS
         for i in range(len(spaced) - size + 1)
     ]
-    return np.array(sums, np.int64) % BUCKETS
+    return _numbers(sums)
 
 
 _kept_letters = lru_cache(_KEPT_WORDS)(_letters)
+
+
+def _numbers(hashes: Sequence[int]) -> npt.NDArray[np.int32]:
+    return (np.array(hashes, np.int64) % BUCKETS).astype(np.int32)
 
 
 def _bytes(of: str) -> bytes:

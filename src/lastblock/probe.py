@@ -12,9 +12,9 @@ Knows states, n-grams and class numbers; no text, no files.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache, lru_cache, reduce
 from statistics import median_low
 
 import numpy as np
@@ -45,9 +45,11 @@ WORTH = 1.0
 # Folds; and from how many rows on fewer will do, as two thirds of so many say hardly less than four
 # fifths (docs/experiments.md).
 FOLDS, MANY, FOLDS_OF_MANY = 5, 600, 3
-# Up to so many texts all is computed in float32, in half the time: rounding, which grows with
-# them, is then far below the smallest penalty, and only that keeps a ridge solvable.
+# Up to so many texts all is summed in float32, in half the time: rounding, which grows with them,
+# is then far below the smallest penalty, and only that keeps a ridge solvable.
 MOST_IN_FLOAT32 = 20_000
+# Rows of features that are multiplied at a time, so that there are no copies of all of them.
+_AT_ONCE = 4096
 # Factors tried for turning a ridge's scores, which lie around -1 and 1, into logits.
 SHARPNESS = tuple(2.0 ** (i / 2) for i in range(-2, 11))
 
@@ -97,15 +99,13 @@ def fit_probe(
     """
     if weights is not None and weights.dim() == 2 and weights.shape[1] > 1:
         return _fit_each(features, targets, weights, of)
-    x, w, signed = features.double(), _mean_one(weights, len(features)), _signed(targets)
-    mean = (w[:, None] * x).mean(0)
-    scale = (w[:, None] * (x - mean) ** 2).mean(0).sqrt().clamp_min(1e-6)
-    x = (x - mean) / scale
+    w, signed = _mean_one(weights, len(features)), _signed(targets)
+    x, mean, scale = _standardised(features, w)
 
     parts = _parts(targets, of)
     dtype = torch.float32 if len(x) <= MOST_IN_FLOAT32 else torch.double
     dual = max((len(fitted_on) for fitted_on, _ in parts), default=0) <= x.shape[1]
-    ridge = _Ridge(x.to(dtype), signed.to(dtype), w.to(dtype), means, dual)
+    ridge = _Ridge(x, signed.to(dtype), w.to(dtype), means, dual)
     left_out = ridge.left_out(parts)
     kept: tuple[Tensor, float, int, float, Tensor] | None = None
     near, last = len(PENALTIES) // 2, math.inf
@@ -199,6 +199,18 @@ def _products(x: csr_array) -> Tensor:
 def _times(x: csr_array, dense: Tensor) -> Tensor:
     columns, starts, values = map(torch.from_numpy, (x.indices, x.indptr, x.data))
     return weighted_sums(columns, starts, values, dense)
+
+
+def _standardised(features: Tensor, w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Features (n, n_features) less their mean, over their scale, float32; and both, float64."""
+    n, rows = len(features), torch.arange(len(features)).split(_AT_ONCE)
+    mean = _sum((w[part, None] * features[part]).sum(0) for part in rows) / n
+    square = _sum((w[part, None] * (features[part] - mean) ** 2).sum(0) for part in rows) / n
+    scale = square.sqrt().clamp_min(1e-6)
+    x = torch.empty_like(features, dtype=torch.float32)
+    for part in rows:
+        x[part] = ((features[part] - mean) / scale).float()
+    return x, mean, scale
 
 
 def _mean_one(weights: Tensor | None, n: int) -> Tensor:
@@ -510,13 +522,16 @@ class _Ridge:
     """
 
     def __init__(self, x: Tensor, y: Tensor, w: Tensor, means: int, dual: bool) -> None:
+        """``x`` is of float32; all is summed as exactly as ``y`` is given."""
         self.x, self.y, self.root, self.means = x, y, w.sqrt()[:, None], means
         self.dual: _Dual | None = None
         if dual:
+            x = x.to(y.dtype)
             of_means, products = (of @ of.T for of in (x[:, :means], x[:, means:]))
             self.dual = _Dual(products, of_means, y, w)
         else:
-            self.products = (self.root * x).T @ (self.root * x)
+            self.all = torch.arange(len(x))
+            self.products = self._products(self.all)
         self.mean = (w[:, None] * y).mean(0)
 
     def left_out(self, parts: Sequence[_Part]) -> _Scores:
@@ -526,13 +541,13 @@ class _Ridge:
         return _in_turn(self.y, parts, self._without)
 
     def _without(self, fitted_on: Tensor, held: Tensor) -> _Scores:
-        root, mean, y = _centred(self.y, self.root, fitted_on)
-        away = self.root[held] * self.x[held]
-        inner = self.products - away.T @ away
-        outer = (root * self.x[fitted_on]).T @ y
+        _, mean, y = _centred(self.y, self.root, fitted_on)
+        inner = self.products - self._products(held)
+        outer = self._onto(fitted_on, y)
 
         def from_features(penalty: float, share: float) -> Tensor:
-            return self.x[held] @ _solve(inner, self._penalties(penalty, share), outer) + mean
+            weight = _solve(inner, self._penalties(penalty, share), outer)
+            return torch.cat([x @ weight for x in self._rows(held)]) + mean
 
         return from_features
 
@@ -541,15 +556,38 @@ class _Ridge:
         penalties = self._penalties(penalty, share)
         if self.dual is not None:
             rows = self.dual.solve(penalty, share)
-            return penalty / penalties[:, None] * (self.x.T @ rows), self.mean
-        y = self.root * (self.y - self.mean)
-        return _solve(self.products, penalties, (self.root * self.x).T @ y), self.mean
+            return penalty / penalties[:, None] * (self.x.to(rows.dtype).T @ rows), self.mean
+        outer = self._onto(self.all, self.root * (self.y - self.mean))
+        return _solve(self.products, penalties, outer), self.mean
+
+    def _rows(self, numbers: Tensor) -> Iterator[Tensor]:
+        """These rows' features, a part at a time."""
+        return (self.x[part].to(self.y.dtype) for part in numbers.split(_AT_ONCE))
+
+    def _weighted(self, numbers: Tensor) -> Iterator[Tensor]:
+        """The same, each row times the root of its weight."""
+        roots = self.root[numbers].split(_AT_ONCE)
+        return (root * x for root, x in zip(roots, self._rows(numbers), strict=True))
+
+    def _products(self, numbers: Tensor) -> Tensor:
+        """What these rows' features are to each other, (n_features, n_features)."""
+        return _sum(x.T @ x for x in self._weighted(numbers))
+
+    def _onto(self, numbers: Tensor, y: Tensor) -> Tensor:
+        """What they are to y, of the same rows, (n_features, n_classes)."""
+        parts = zip(self._weighted(numbers), y.split(_AT_ONCE), strict=True)
+        return _sum(x.T @ of_rows for x, of_rows in parts)
 
     def _penalties(self, penalty: float, share: float) -> Tensor:
         """Of each feature, (n_features,)."""
-        penalties = self.x.new_full(self.x.shape[1:], penalty)
+        penalties = self.y.new_full(self.x.shape[1:], penalty)
         penalties[: self.means] /= share**2
         return penalties
+
+
+def _sum(terms: Iterable[Tensor]) -> Tensor:
+    """Of one after the other, into the first."""
+    return reduce(Tensor.add_, terms)
 
 
 def _joined(others: Tensor, of_means: Tensor | None, share: float) -> Tensor:

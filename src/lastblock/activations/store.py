@@ -313,7 +313,7 @@ def _run(
         for batch, found in zip(batches, inferred(run, batches), strict=True):
             results[torch.from_numpy(batch)] = found
             advance(int(times[batch].sum()))
-    return results[torch.from_numpy(which)]
+    return results if len(distinct) == len(which) else results[torch.from_numpy(which)]
 
 
 def _batches(sequences: Sequence[TokenIds]) -> list[Rows]:

@@ -11,9 +11,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from tokenizers import (
@@ -30,6 +30,7 @@ from tokenizers import Tokenizer as Backend
 from lastblock.errors import DataError, WeightsError
 from lastblock.tokenization.batching import Frame, TokenIds
 
+Item = TypeVar("Item")
 FILE = "tokenizer.json"
 GGUF_FILE = "gguf_tokenizer.json"
 END_OF_TEXT = "<|endoftext|>"
@@ -47,6 +48,8 @@ _LLAMA3_SPLIT = (
 _QWEN2_SPLIT = _LLAMA3_SPLIT.replace(r"\p{N}{1,3}", r"\p{N}")
 
 _THREADS = "TOKENIZERS_PARALLELISM"
+# Texts that the library is given at once: of each token it keeps far more than the id.
+_AT_ONCE = 4096
 
 
 class _ForkWithoutThreads:
@@ -158,15 +161,21 @@ class Tokenizer:
         Raises:
             DataError: a text is not a string, or holds half of a surrogate pair.
         """
-        try:
-            encoded = self._backend.encode_batch_fast(list(texts))
-        except (TypeError, UnicodeEncodeError):
-            raise DataError(_first_unusable(texts)) from None
-        return [np.array(e.ids, dtype=np.int32) for e in encoded]
+        found = list[TokenIds]()
+        for part in _parts(texts):
+            try:
+                encoded = self._backend.encode_batch_fast(list(part))
+            except (TypeError, UnicodeEncodeError):
+                raise DataError(_first_unusable(texts)) from None
+            found += [np.array(e.ids, dtype=np.int32) for e in encoded]
+        return found
 
     def decode_batch(self, sequences: Sequence[TokenIds]) -> list[str]:
         """Texts of token ids, without the tokens that mark beginnings and ends."""
-        return self._backend.decode_batch([ids.tolist() for ids in sequences])
+        found = list[str]()
+        for part in _parts(sequences):
+            found += self._backend.decode_batch([ids.tolist() for ids in part])
+        return found
 
     def encode_with_spans(self, text: str) -> tuple[TokenIds, list[tuple[int, int]]]:
         """Token ids of one text, and where in it each stands: (start, end), in characters.
@@ -360,6 +369,10 @@ def _add_ends(backend: Backend, facts: Mapping[str, Any], tokens: Sequence[str])
         backend.post_processor = processors.TemplateProcessing(
             single=template, special_tokens=[(tokens[i], i) for i in used]
         )
+
+
+def _parts(of: Sequence[Item]) -> Iterator[Sequence[Item]]:
+    return (of[i : i + _AT_ONCE] for i in range(0, len(of), _AT_ONCE))
 
 
 def _first_unusable(texts: Sequence[str]) -> str:
