@@ -48,7 +48,7 @@ def test_calibration_is_judged_before_and_after(pretrained: Path) -> None:
     assert calibration.row("made up", runs).count("→") == 3
 
 
-def test_the_frozen_pass_is_measured_against_the_matrix_rate() -> None:
+def test_the_frozen_pass_is_measured_against_products_alone() -> None:
     import frozen_pass
 
     classifiers = {name: SequenceClassifier(random_decoder(), 2) for name in ("float32", "int8")}
@@ -93,7 +93,7 @@ def test_the_book_s_procedure_is_run_by_seed_and_rate(
     assert all(0 <= score <= 1 for score in scores)
 
 
-def test_the_matrix_rate_counts_every_product() -> None:
+def test_every_product_is_counted() -> None:
     import common
 
     work, operations = common.products([(8, 16, 4), (8, 4, 16)])

@@ -312,3 +312,32 @@ def test_a_label_that_is_no_class_s_is_refused() -> None:
     for labels in ([0, 3], [-1, 0]):
         with pytest.raises(IndexError, match="among 3 classes"):
             loss_and_slope(torch.zeros(2, 3), np.array(labels))
+
+
+def test_labels_and_weights_are_those_of_the_logits() -> None:
+    logits, one = torch.zeros(4, 3), np.array([0, 1, 2, 0])
+    several = np.eye(3, dtype=bool)[one]
+    for labels, weights in (
+        (one[:1], None),
+        (several[:, :2], None),
+        (one, np.ones(1)),
+        (one, np.ones((4, 3))),
+        (several, np.ones(3)),
+    ):
+        with pytest.raises(ValueError, match=r"logits \(4, 3\)"):
+            loss_and_slope(logits, labels, weights)
+
+
+def test_no_step_is_taken_of_logits_that_failed(monkeypatch):
+    classifier = _classifier("llama")
+    steps, optimizer = _steps(classifier), AdamW(classifier.trainable_parameters(), 0.1)
+    steps.logits(_texts(3, 5))
+
+    def fails(length: int) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(steps, "_rotary", fails)
+    with pytest.raises(MemoryError):
+        steps.logits(_texts(3, 9))
+    with pytest.raises(ValueError, match="given last"):
+        optimizer.step_of(steps, torch.randn(3, 3))

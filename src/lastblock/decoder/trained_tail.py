@@ -132,6 +132,7 @@ class TailSteps:
         lengths = [of.shape[0] - self._skipped for of in texts]
         if min(lengths) < 1:
             raise IndexError("a text has no token to be asked for")
+        self._kept = ()  # no step is taken of what was said before
         begin = self._skipped * texts[0].stride(0) * texts[0].itemsize
         begins = (ctypes.c_void_p * batch)(*(of.data_ptr() + begin for of in texts))
         block.texts = ctypes.addressof(begins)
@@ -154,7 +155,6 @@ class TailSteps:
         said_at = ctypes.addressof(said)
         room = torch.empty(library.tail_room(said_at, None), dtype=torch.float32)
         library.tail_room(said_at, room.data_ptr())
-        self._kept = ()
         call("tail_logits", said_at)
         self._kept = begins, numbers, room, texts  # what addresses point to
         at = (said.logits - room.data_ptr()) // room.itemsize
@@ -204,24 +204,27 @@ def loss_and_slope(
         weights: of each text, (n,) or (n, 1); or of each of those answers, (n, n_classes).
 
     Raises:
+        ValueError: labels or weights are not of such logits.
         IndexError: there is no such class.
     """
-    logits, loss = logits.contiguous(), ctypes.c_double()
-    slope, several = torch.empty_like(logits), labels.ndim == 2
+    logits, loss = logits.float().contiguous(), ctypes.c_double()
+    (n, classes), several = logits.shape, labels.ndim == 2
+    answers = n * classes if several else n
+    if labels.size != answers or (weights is not None and weights.size not in (n, answers)):
+        raise ValueError(f"labels or weights are not those of logits {tuple(logits.shape)}")
     said: npt.NDArray[Any] = np.ascontiguousarray(labels, np.bool_ if several else np.int64)
-    at, counts, wide = said.ctypes.data, None, 1
-    if weights is not None:
-        counts = np.ascontiguousarray(weights, np.float64)
-        wide = counts.size // len(logits)
+    counts = None if weights is None else np.ascontiguousarray(weights, np.float64)
+    slope, at = torch.empty_like(logits), said.ctypes.data
     if not kernels.loaded().cross_entropy(
         logits.data_ptr(),
-        *logits.shape,
+        n,
+        classes,
         None if several else at,
         at if several else None,
         None if counts is None else counts.ctypes.data,
-        wide,
+        1 if counts is None else counts.size // max(1, n),
         ctypes.addressof(loss),
         slope.data_ptr(),
     ):
-        raise IndexError(f"a label is not among {logits.shape[1]} classes")
+        raise IndexError(f"a label is not among {classes} classes")
     return loss.value, slope

@@ -162,9 +162,9 @@ class Tokenizer:
             DataError: a text is not a string, or holds half of a surrogate pair.
         """
         found = list[TokenIds]()
-        for part in _parts(texts):
+        for part in _parts(list(texts)):
             try:
-                encoded = self._backend.encode_batch_fast(list(part))
+                encoded = self._backend.encode_batch_fast(part)
             except (TypeError, UnicodeEncodeError):
                 raise DataError(_first_unusable(texts)) from None
             found += [np.array(e.ids, dtype=np.int32) for e in encoded]
